@@ -1,0 +1,1 @@
+"""Config: one frozen tree of settings, read once."""

@@ -1,0 +1,7 @@
+"""Outside exchanges: frames in, events out. One file a venue and market, one line in VENUES."""
+
+from collections.abc import Callable, Mapping
+
+from openoutcry.venues.venue import Venue
+
+VENUES: Mapping[str, Callable[[], Venue]] = {}
