@@ -1,1 +1,324 @@
-"""Config: one frozen tree of settings, read once."""
+"""Config: one frozen tree of settings, read once.
+
+Later sources win: the defaults here, then a TOML file, then `OPENOUTCRY_*` in the environment (`__` between levels:
+`OPENOUTCRY_STORE__FLUSH_S=1`), then flags of the command line. `openoutcry config show` prints what came out;
+docs/settings.md is made from the descriptions below, and a test holds the two together.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from openoutcry.errors import Refusal
+
+
+class BadConfig(Refusal):
+    """A setting is unknown or has a wrong value; the text names each, and where it came from."""
+
+    code = "bad_config"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LogConfig(_Part):
+    """What is said while running, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is printed.")
+    json_lines: bool = Field(
+        default=False, description="One JSON object a line; also when standard error is no terminal and this is set."
+    )
+
+
+class VenueConfig(_Part):
+    """One outside exchange."""
+
+    on: bool = Field(default=True, description="Whether to listen to it and ask it.")
+    rest: str | None = Field(None, description="Address of its REST side; unset: the venue's own.")
+    sockets: dict[str, str] = Field(
+        default_factory=dict, description="Address of each WebSocket endpoint; those not named: the venue's own."
+    )
+    instruments: tuple[str, ...] = Field(
+        (), description="Symbols, in the venue's spelling, that are followed from the start. Others on demand."
+    )
+    depth: bool = Field(default=False, description="Also keep whole depth of the followed instruments.")
+    liquidations: Literal["all", "followed"] = Field(
+        "all", description="Listen to liquidations of all instruments of the venue, or of the followed ones only."
+    )
+
+
+class FeedConfig(_Part):
+    """How venues are listened to."""
+
+    backoff_s_min: float = Field(0.5, gt=0, description="First wait before a lost connection is opened again.")
+    backoff_s_max: float = Field(60.0, gt=0, description="Longest wait between two tries; waits double, with jitter.")
+    renew_before_s: float = Field(
+        600.0, ge=0, description="A connection is replaced so long before the venue would cut it, overlapping."
+    )
+    poll_s: float = Field(
+        15.0, gt=0, description="Pace of questions for what a venue does not stream (Binance open interest)."
+    )
+    listing_s: float = Field(3_600.0, gt=0, description="How often the venues' listings are read again.")
+    resume_s: float = Field(
+        3_600.0, ge=0, description="After a start, trades are fetched back to the last stored one, at most so far."
+    )
+    follow_max: int = Field(2_000, gt=0, description="Most instruments followed at once, on demand ones included.")
+
+
+class CandlesConfig(_Part):
+    """How candles are built."""
+
+    grace_s: float = Field(1.0, ge=0, description="A candle closes when its venue's event time is so far past its end.")
+    minutes_kept: int = Field(
+        180, ge=10, description="Closed minutes an instrument keeps for late trades; older ones are fetched instead."
+    )
+
+
+class StoreConfig(_Part):
+    """Where series are kept."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="Database: unset is SQLite in the data folder; `postgresql+psycopg://…` is PostgreSQL.",
+    )
+    flush_s: float = Field(0.5, gt=0, description="Live data is written in batches, at least this often.")
+    batch_max: int = Field(5_000, gt=0, description="Most events in one transaction.")
+    backlog_max: int = Field(
+        200_000, gt=0, description="Most events that wait to be written; above, a hole is declared."
+    )
+    trades_kept_s: float = Field(86_400.0, ge=0, description="Raw trades are kept so long; series for ever.")
+
+
+class MarketConfig(_Part):
+    """How questions are answered."""
+
+    candles_kept: int = Field(1_500, ge=100, description="Newest closed candles of a series that stay in memory.")
+    series_kept: int = Field(4_000, ge=10, description="Series whose newest candles stay in memory.")
+    fresh_s: float = Field(
+        1.0, ge=0, description="Age up to which a venue's answer is given again instead of asking anew."
+    )
+    look_back_s: float = Field(
+        86_400.0,
+        ge=0,
+        description="After a start, minutes missed since the last stored one are fetched, at most so far back.",
+    )
+
+
+class SpikesConfig(_Part):
+    """The open interest and volume spike detector of `/ws/oi-vol`."""
+
+    on: bool = Field(default=True, description="Whether it runs.")
+    venue: str = Field("binance_futures", description="The venue it watches.")
+    universe: int = Field(
+        80, gt=0, le=500, description="It watches so many instruments, those with the greatest turnover."
+    )
+    z_5m: float = Field(3.0, gt=0, description="z-score that alerts on 5-minute bars.")
+    z_15m: float = Field(2.5, gt=0, description="z-score that alerts on 15-minute bars.")
+    z_1h: float = Field(2.0, gt=0, description="z-score that alerts on hourly bars.")
+    open_interest_usd_min_5m: float = Field(
+        500_000.0, ge=0, description="Least open interest considered, 5-minute bars."
+    )
+    open_interest_usd_min_15m: float = Field(
+        1_000_000.0, ge=0, description="Least open interest considered, 15-minute bars."
+    )
+    open_interest_usd_min_1h: float = Field(
+        2_500_000.0, ge=0, description="Least open interest considered, hourly bars."
+    )
+    volume_usd_min_5m: float = Field(100_000.0, ge=0, description="Least volume of the bar considered, 5-minute bars.")
+    volume_usd_min_15m: float = Field(
+        250_000.0, ge=0, description="Least volume of the bar considered, 15-minute bars."
+    )
+    volume_usd_min_1h: float = Field(1_000_000.0, ge=0, description="Least volume of the bar considered, hourly bars.")
+    delay_s: float = Field(20.0, ge=0, description="Wait after a bar's end, until the venue has published it.")
+
+
+class LimitsConfig(_Part):
+    """What callers may do."""
+
+    requests_per_s: float = Field(50.0, gt=0, description="Requests a second from one address.")
+    requests_burst: int = Field(200, gt=0, description="Requests one address may send at once.")
+    loopback: bool = Field(default=False, description="Whether the limits also hold for callers on this machine.")
+    body_bytes_max: int = Field(1_048_576, gt=0, description="Largest request body.")
+    sockets_max: int = Field(10_000, gt=0, description="Most open WebSockets.")
+    sockets_per_address_max: int = Field(200, gt=0, description="Most open WebSockets from one address.")
+    socket_buffer_bytes_max: int = Field(
+        262_144, gt=0, description="A follower that has so much unread is slow: conflated, or closed."
+    )
+    socket_queue_max: int = Field(
+        1_000, gt=0, description="Messages that wait for a slow follower before it is closed."
+    )
+
+
+class TakashiConfig(_Part):
+    """The TAKASHI dialect."""
+
+    on: bool = Field(default=True, description="Whether it is served.")
+    large_trade_usd: float = Field(
+        100_000.0, ge=0, description="Least value of a trade on the per-symbol large trade streams."
+    )
+    large_trades_usd_default: float = Field(
+        100_000.0, ge=0, description="`min_value_usd` of `/ws/all/large_trades` where not given."
+    )
+    liquidations_usd_default: float = Field(
+        5_000.0, ge=0, description="`min_value_usd` of `/ws/all/liquidations` where not given."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        ("http://localhost:3000", "http://localhost:5173"),
+        description="Origins whose pages may call us from a browser.",
+    )
+    coinmarketcap_url: str = Field("https://pro-api.coinmarketcap.com", description="Address of CoinMarketCap.")
+
+
+def _venues() -> dict[str, VenueConfig]:
+    majors = ("BTC", "ETH", "SOL", "XRP", "DOGE", "BNB", "ADA", "LINK", "AVAX", "LTC")
+    tether = tuple(f"{coin}USDT" for coin in majors)
+    return {
+        "binance": VenueConfig(instruments=tether),
+        "binance_futures": VenueConfig(instruments=tether),
+        "binance_delivery": VenueConfig(instruments=("BTCUSD_PERP", "ETHUSD_PERP")),
+        "bybit": VenueConfig(instruments=(*tether, "BTCUSD")),
+        "bybit_spot": VenueConfig(instruments=tether[:5]),
+        "okx": VenueConfig(instruments=(*(f"{coin}-USDT-SWAP" for coin in majors), "BTC-USDT", "ETH-USDT")),
+        "hyperliquid": VenueConfig(instruments=majors),
+    }
+
+
+class Config(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="OPENOUTCRY_", env_nested_delimiter="__", populate_by_name=True
+    )
+    toml_values: ClassVar[Mapping[str, Any]] = {}
+
+    http: str = Field("127.0.0.1:8000", description="HOST:PORT of REST, WebSocket and pages.")
+    grpc: str = Field("127.0.0.1:50051", description="HOST:PORT of gRPC.")
+    data: Path = Field(Path("openoutcry-data"), description="Folder of the database and of recordings; made if absent.")
+    seed: int = Field(7, ge=0, description="Seed of the simulated world (`openoutcry demo`).")
+    coinmarketcap_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            "coinmarketcap_api_key", "COINMARKETCAP_API_KEY", "OPENOUTCRY_COINMARKETCAP_API_KEY"
+        ),
+        description="Key for the CoinMarketCap proxies; also read from `COINMARKETCAP_API_KEY`.",
+    )
+    tls_certificate: Path | None = Field(None, description="PEM certificate for gRPC; unset: plain text.")
+    tls_key: Path | None = Field(None, description="PEM key of that certificate.")
+    log: LogConfig = LogConfig()
+    venues: dict[str, VenueConfig] = Field(default_factory=_venues)
+    feed: FeedConfig = FeedConfig()
+    candles: CandlesConfig = CandlesConfig()
+    store: StoreConfig = StoreConfig()
+    market: MarketConfig = MarketConfig()
+    spikes: SpikesConfig = SpikesConfig()
+    limits: LimitsConfig = LimitsConfig()
+    takashi: TakashiConfig = TakashiConfig()
+
+    @field_validator("http", "grpc")
+    @classmethod
+    def _address(cls, text: str) -> str:
+        address(text)
+        return text
+
+    @field_validator("venues")
+    @classmethod
+    def _fill(cls, named: dict[str, VenueConfig]) -> dict[str, VenueConfig]:
+        """A venue that is only partly named keeps its default instruments."""
+        defaults = _venues()
+        filled = dict(defaults)
+        for name, given in named.items():
+            kept = defaults.get(name)
+            filled[name] = (
+                given
+                if kept is None or "instruments" in given.model_fields_set
+                else given.model_copy(update={"instruments": kept.instruments})
+            )
+        return filled
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file; the first that says something wins."""
+        del dotenv_settings, file_secret_settings
+        return (init_settings, env_settings, InitSettingsSource(settings_cls, dict(cls.toml_values)))
+
+
+def load(flags: Mapping[str, Any] | None = None, file: Path | None = None) -> Config:
+    """Read all sources. `flags` is a nested mapping of what the command line named. Raises BadConfig."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+            raise BadConfig(f"{file}: {e}") from e
+    sourced = type("Config", (Config,), {"toml_values": values, "__doc__": Config.__doc__, "__module__": __name__})
+    try:
+        config: Config = sourced(**(flags or {}))
+    except ValidationError as e:
+        lines = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in e.errors())
+        raise BadConfig("bad settings\n  " + "\n  ".join(lines)) from None
+    except Exception as e:  # pydantic-settings wraps an unreadable environment value in an error of its own
+        raise BadConfig(f"bad settings: {e}") from e
+    return config
+
+
+def address(text: str) -> tuple[str, int]:
+    """`HOST:PORT` (`[::1]:8000` for IPv6) in two parts; port 0 = any free one. Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def described(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every setting: its dotted name, type, default and meaning, in the order of this file."""
+    for name, field in model.model_fields.items():
+        dotted = f"{prefix}{name}"
+        inner = field.annotation
+        if get_origin(inner) is dict and issubclass(get_args(inner)[1], BaseModel):
+            yield from described(get_args(inner)[1], f"{dotted}.NAME.")
+        elif isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from described(inner, f"{dotted}.")
+        else:
+            shown = field.get_default(call_default_factory=True)
+            yield dotted, _spell(inner), _show(shown), field.description or ""
+
+
+def _spell(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(kind))
+    options = [option for option in get_args(kind) if option is not type(None)]
+    if options and get_origin(kind) not in (tuple, dict):
+        return " or ".join(_spell(option) for option in options)
+    names: dict[Any, str] = {SecretStr: "secret text", str: "text", Path: "path", bool: "true or false"}
+    if get_origin(kind) is tuple:
+        return "list of text"
+    if get_origin(kind) is dict:
+        return "table of text"
+    return names.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
