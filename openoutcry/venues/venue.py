@@ -8,7 +8,7 @@ still missing, so that paging, cursors and restarts need no state in the venue.
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -70,6 +70,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     weight_header: str | None = None  # answer header that tells the weight used in the running window
     heartbeat: Heartbeat | None = None
     silence_s: float = 60.0  # a connection without any frame for so long is dead
+    # How trade ids of one instrument run. "one": each is the last plus one, so a jump means that we missed some.
+    # "count": the same, but an id is the last of `Trade.count` merged ones. "free": nothing can be told from them.
+    trade_ids: Literal["free", "one", "count"] = "free"
+    # Pools that every venue of the same operator and address budget draws from (Binance USDM and COINM), by pool name:
+    # the name they share between venues. A pool that is not named here is the venue's own.
+    shared_pools: Mapping[str, str] = {}
 
 
 class Query(StrEnum):
