@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
+from openoutcry.venues.hyperliquid import Hyperliquid
 from openoutcry.venues.venue import Venue
 
-VENUES: Mapping[str, Callable[[], Venue]] = {}
+VENUES: Mapping[str, Callable[[], Venue]] = {
+    "hyperliquid": Hyperliquid,
+}
