@@ -1,0 +1,36 @@
+"""The schema of market data, version by version: numbered functions, each run once, in one transaction with its number."""
+
+from collections.abc import Callable
+
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, select, update
+
+from openoutcry.errors import Unavailable
+from openoutcry.stores import tables
+
+_own = MetaData()
+_version = Table("schema_version", _own, Column("version", Integer, nullable=False))
+
+
+def migrate(connection: Connection) -> int:
+    """Bring the database to the newest version. Returns it. Raises Unavailable where a newer openoutcry wrote it."""
+    _own.create_all(connection)
+    found = connection.scalar(select(_version.c.version))
+    if found is None:
+        connection.execute(insert(_version).values(version=0))
+        found = 0
+    if found > len(MIGRATIONS):
+        raise Unavailable(
+            "store", f"the data was written by a newer openoutcry (schema {found}, ours {len(MIGRATIONS)})"
+        )
+    for number, step in enumerate(MIGRATIONS[found:], start=found + 1):
+        step(connection)
+        connection.execute(update(_version).values(version=number))
+    return len(MIGRATIONS)
+
+
+def _1_market_data(connection: Connection) -> None:
+    # Later versions change these tables by statements of their own, never by editing what version 1 made.
+    tables.metadata.create_all(connection)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_1_market_data,)

@@ -1,0 +1,276 @@
+"""Series on SQLAlchemy Core: the same code on SQLite and on PostgreSQL.
+
+Rows go in and out through the driver's own cursor with ready statements: SQLAlchemy keeps the tables, the dialects, the
+connections and the migrations, and stays out of the way of each row.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import URL, Engine, Table, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from openoutcry.errors import Unavailable
+from openoutcry.events import Side
+from openoutcry.instrument import Instrument
+from openoutcry.market.series import Batch, Of, Row, SeriesKey, Span, State, Unstorable
+from openoutcry.stores.migrations import migrate
+from openoutcry.stores.tables import SHAPES, listings, series, spans
+
+BUSY_S = 5.0
+READERS_MAX = 8
+STATEMENTS_MAX = 256
+PAGE_BYTES = 4_096
+BEGINNING_NS = -(2**63)
+END_NS = 2**63 - 1
+ROWS_MAX = 2**31 - 1
+
+log = structlog.get_logger()
+
+
+def sqlite_url(file: Path) -> URL:
+    """Where a SQLite file is, in SQLAlchemy's words."""
+    return URL.create("sqlite+pysqlite", database=str(file))
+
+
+class SqlSeries:
+    """Series in a database: one writer at a time, many readers.
+
+    `busy_s`: how long to wait for another process that holds SQLite's write lock. `bytes_max`: the SQLite file grows no
+    further (writes are then refused as if the disk were full). Raises Unavailable where the database cannot be opened.
+    """
+
+    def __init__(self, url: URL | str, *, busy_s: float = BUSY_S, bytes_max: int | None = None) -> None:
+        self._engine = _engine(url, busy_s, bytes_max)
+        mark = "?" if self._engine.dialect.name == "sqlite" else "%s"
+        self._upsert = {of: _upsert(shape.table, mark) for of, shape in SHAPES.items()}
+        self._oldest_first = {of: _select(shape.table, mark, "ASC") for of, shape in SHAPES.items()}
+        self._newest_first = {of: _select(shape.table, mark, "DESC") for of, shape in SHAPES.items()}
+        self._of_span = _Statements(
+            f"DELETE FROM spans WHERE series = {mark}",  # noqa: S608 - `mark` is the driver's placeholder
+            _upsert(spans, mark),
+        )
+        self._mark = mark
+        # One writer: SQLite takes one at a time anyway, and the ids of new series must not be made twice.
+        self._writing = threading.Lock()
+        with self._refusing(), self._engine.begin() as connection:
+            migrate(connection)
+        with self._cursor() as cursor:
+            cursor.execute("SELECT id, instrument, of, interval_s, side FROM series")
+            self._ids = {SeriesKey(name, Of(of), s, Side(side)): id_ for id_, name, of, s, side in cursor.fetchall()}
+        self._told: dict[SeriesKey, tuple[Span, ...]] = {}
+
+    def write(self, batch: Batch) -> None:
+        """Store the batch in one transaction, all or nothing. Raises Unavailable, Unstorable."""
+        told: dict[SeriesKey, tuple[Span, ...]] = {key: tuple(known) for key, known in batch.spans.items()}
+        with self._writing, self._cursor(commit=True) as cursor:
+            new = self._make(cursor, (*batch.rows, *(key for key in told if key not in batch.rows)))
+            ids = {**self._ids, **new} if new else self._ids
+            for of, keys in groupby(sorted(batch.rows, key=_of), key=_of):
+                pack = SHAPES[of].pack
+                packed = [(ids[key], *pack(row)) for key in keys for row in batch.rows[key]]
+                if packed:
+                    cursor.executemany(self._upsert[of], packed)
+            self._tell(cursor, ids, told)
+        # Only what was committed is remembered: a failed batch is written again from scratch.
+        self._ids.update(new)
+        self._told.update(told)
+
+    def read(
+        self,
+        key: SeriesKey,
+        *,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> Sequence[Row]:
+        """Rows of [start_ns, end_ns), oldest first: the first `limit`, or with `newest` the last. Raises Unavailable."""
+        id_ = self._ids.get(key)
+        if id_ is None:
+            return []
+        statement = (self._newest_first if newest else self._oldest_first)[key.of]
+        bounds = (BEGINNING_NS if start_ns is None else start_ns, END_NS if end_ns is None else end_ns)
+        with self._cursor() as cursor:
+            cursor.execute(statement, (id_, *bounds, ROWS_MAX if limit is None else limit))
+            rows = cursor.fetchall()
+        if newest:
+            rows.reverse()
+        return SHAPES[key.of].unpack(key, rows)
+
+    def coverages(self) -> Mapping[SeriesKey, Sequence[Span]]:
+        """All that is known of all series. Raises Unavailable."""
+        keys = {id_: key for key, id_ in self._ids.items()}
+        known: dict[SeriesKey, list[Span]] = {}
+        with self._cursor() as cursor:
+            cursor.execute("SELECT series, start_ns, end_ns, state FROM spans ORDER BY series, start_ns")
+            for id_, start_ns, end_ns, state in cursor.fetchall():
+                # A series that another process made since we looked is not ours to speak for.
+                if id_ in keys:
+                    known.setdefault(keys[id_], []).append(Span(start_ns, end_ns, State(state)))
+        return known
+
+    def prune(self, key: SeriesKey, before_ns: int, rows_max: int) -> int:
+        """Delete the oldest rows before `before_ns`, about `rows_max` at most. Raises Unavailable."""
+        id_ = self._ids.get(key)
+        if id_ is None:
+            return 0
+        table = SHAPES[key.of].table
+        time, mark = _key_columns(table)[0], self._mark
+        with self._writing, self._cursor(commit=True) as cursor:
+            # The row that ends this delete; rows of that same moment go with it, so it always moves on.
+            cursor.execute(
+                f"SELECT {time} FROM {table.name} WHERE series = {mark} AND {time} < {mark} "  # noqa: S608
+                f"ORDER BY {time} LIMIT 1 OFFSET {mark}",
+                (id_, before_ns, rows_max - 1),
+            )
+            found = cursor.fetchone()
+            last_ns = before_ns - 1 if found is None else found[0]
+            cursor.execute(
+                f"DELETE FROM {table.name} WHERE series = {mark} AND {time} <= {mark}",  # noqa: S608
+                (id_, last_ns),
+            )
+            return int(cursor.rowcount)
+
+    def save_listing(self, venue: str, instruments: Sequence[Instrument]) -> None:
+        """Replace what the venue lists. Raises Unavailable."""
+        rows = [(venue, each.symbol, msgspec.json.encode(each).decode()) for each in instruments]
+        with self._writing, self._cursor(commit=True) as cursor:
+            cursor.execute(f"DELETE FROM listings WHERE venue = {self._mark}", (venue,))  # noqa: S608
+            if rows:
+                cursor.executemany(_upsert(listings, self._mark), rows)
+
+    def listing(self, venue: str) -> Sequence[Instrument]:
+        """What the venue listed when last asked. Raises Unavailable."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                f"SELECT instrument FROM listings WHERE venue = {self._mark} ORDER BY symbol",  # noqa: S608
+                (venue,),
+            )
+            return [msgspec.json.decode(text, type=Instrument) for (text,) in cursor.fetchall()]
+
+    def close(self) -> None:
+        """Close every connection; a second call does nothing."""
+        self._engine.dispose()
+
+    def _make(self, cursor: Any, keys: Sequence[SeriesKey]) -> dict[SeriesKey, int]:
+        """Ids of series that are written for the first time."""
+        made: dict[SeriesKey, int] = {}
+        mark = self._mark
+        for key in keys:
+            if key in self._ids or key in made:
+                continue
+            named = (key.instrument, key.of.value, key.interval_s, key.side.value)
+            # Another process may have made it on a shared PostgreSQL: then its id is ours too.
+            cursor.execute(
+                f"INSERT INTO series (instrument, of, interval_s, side) VALUES ({mark}, {mark}, {mark}, {mark}) "  # noqa: S608
+                "ON CONFLICT (instrument, of, interval_s, side) DO UPDATE SET side = excluded.side RETURNING id",
+                named,
+            )
+            made[key] = cursor.fetchone()[0]
+        return made
+
+    def _tell(self, cursor: Any, ids: Mapping[SeriesKey, int], told: Mapping[SeriesKey, tuple[Span, ...]]) -> None:
+        changed: list[tuple[Any, ...]] = []
+        for key, known in told.items():
+            id_ = ids[key]
+            before = self._told.get(key, ())
+            # Live series only move the end of their last span: one row to write instead of all.
+            grown = bool(known) and len(before) == len(known) and before[:-1] == known[:-1]
+            if grown and before[-1].start_ns == known[-1].start_ns:
+                changed.append((id_, known[-1].start_ns, known[-1].end_ns, known[-1].state.value))
+                continue
+            cursor.execute(self._of_span.forget, (id_,))
+            changed.extend((id_, span.start_ns, span.end_ns, span.state.value) for span in known)
+        if changed:
+            cursor.executemany(self._of_span.keep, changed)
+
+    @contextmanager
+    def _cursor(self, *, commit: bool = False) -> Iterator[Any]:
+        """The driver's cursor on a connection of the pool; what was not committed is rolled back with it."""
+        with self._refusing(), closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            try:
+                yield cursor
+            finally:
+                cursor.close()
+            if commit:
+                connection.commit()
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except (self._engine.dialect.loaded_dbapi.DataError, OverflowError) as e:
+            raise Unstorable(_reason(e)) from e
+        except (self._engine.dialect.loaded_dbapi.Error, SQLAlchemyError) as e:
+            reason = _reason(e)
+            log.warning("store failed", error=reason, database=self._engine.dialect.name)
+            raise Unavailable("store", f"the store cannot serve: {reason}") from e
+
+
+class _Statements(msgspec.Struct, frozen=True):
+    forget: str
+    keep: str
+
+
+def _engine(url: URL | str, busy_s: float, bytes_max: int | None) -> Engine:
+    if not str(url).startswith("sqlite"):
+        return create_engine(url, pool_size=READERS_MAX, pool_pre_ping=True)
+    engine = create_engine(
+        url,
+        pool_size=READERS_MAX,
+        connect_args={"timeout": busy_s, "cached_statements": STATEMENTS_MAX, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # A power cut may cost the last batches of market data, which are fetched again; it never damages the file.
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        if bytes_max is not None:
+            cursor.execute(f"PRAGMA max_page_count={max(bytes_max // PAGE_BYTES, 1)}")
+        cursor.close()
+
+    return engine
+
+
+def _reason(error: Exception) -> str:
+    """What the driver said, in one line, without the statement and its values."""
+    told = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return (str(told).strip().splitlines() or [type(told).__name__])[0]
+
+
+def _of(key: SeriesKey) -> Of:
+    return key.of
+
+
+def _key_columns(table: Table) -> list[str]:
+    return [column.name for column in table.primary_key.columns if column.name != "series"]
+
+
+def _upsert(table: Table, mark: str) -> str:
+    columns = [column.name for column in table.columns]
+    key = [column.name for column in table.primary_key.columns]
+    changed = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
+    return (
+        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))}) "  # noqa: S608
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"
+    )
+
+
+def _select(table: Table, mark: str, way: str) -> str:
+    columns = ", ".join(column.name for column in table.columns if column.name != series.name)
+    key = _key_columns(table)
+    return (
+        f"SELECT {columns} FROM {table.name} WHERE series = {mark} AND {key[0]} >= {mark} AND {key[0]} < {mark} "  # noqa: S608
+        f"ORDER BY {', '.join(f'{name} {way}' for name in key)} LIMIT {mark}"
+    )
