@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
+from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.hyperliquid import Hyperliquid
 from openoutcry.venues.venue import Venue
 
 VENUES: Mapping[str, Callable[[], Venue]] = {
+    "bybit": Bybit,
+    "bybit_spot": BybitSpot,
     "hyperliquid": Hyperliquid,
 }
