@@ -667,13 +667,15 @@ class Hyperliquid:
         ]
         left = None if ask.limit is None else ask.limit - len(events)
         if left is not None and left < 0:
-            events, left = events[: ask.limit], 0
-        if len(rows) < FUNDINGS_PAGE or left == 0:
-            known_ns = end_ns if left != 0 else events[-1].event_ns + _MS if events else start_ns
-            return Page(events, start_ns=start_ns, end_ns=max(start_ns, known_ns))
+            events = events[: ask.limit]
+            return Page(events, start_ns=start_ns, end_ns=events[-1].event_ns + _MS)
+        if len(rows) < FUNDINGS_PAGE:
+            return Page(events, start_ns=start_ns, end_ns=max(start_ns, end_ns))
         after_ns = (rows[-1].time_ms + 1) * _MS
         following = msgspec.structs.replace(ask, start_ns=after_ns, end_ns=end_ns, newest=False, limit=left)
-        return Page(events, next=following if after_ns < end_ns else None, start_ns=start_ns, end_ns=after_ns)
+        return Page(
+            events, next=following if after_ns < end_ns and left != 0 else None, start_ns=start_ns, end_ns=after_ns
+        )
 
 
 def _is_spot(symbol: str) -> bool:
