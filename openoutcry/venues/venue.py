@@ -135,7 +135,8 @@ class Page(msgspec.Struct, frozen=True):
     """Events of one answer, oldest first; `instruments` for a listing; `next` asks for what remains.
 
     [start_ns, end_ns) is the stretch this answer is complete for: a bucket in it without a row is known to be empty.
-    None where the answer makes no such promise.
+    None where the answer makes no such promise. `unread` counts rows of an answer about many instruments that could
+    not be read and were left out, so that one bad row does not cost the others.
     """
 
     events: Sequence[Event]
@@ -143,6 +144,7 @@ class Page(msgspec.Struct, frozen=True):
     next: Ask | None = None
     start_ns: int | None = None
     end_ns: int | None = None
+    unread: int = 0
 
 
 # What `decode` may say besides events: things between the venue and its session.
