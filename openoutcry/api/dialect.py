@@ -1,0 +1,111 @@
+"""Dialect and Doors: what a dialect gives, and all it may touch."""
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+from fastapi.exceptions import RequestValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import WebSocketRoute
+
+from openoutcry.api.admission import Admission
+from openoutcry.api.push import Push
+from openoutcry.bus import Bus
+from openoutcry.clock import Clock
+from openoutcry.errors import Refusal
+from openoutcry.instrument import Instrument
+from openoutcry.market.market import Market
+from openoutcry.telemetry import Telemetry
+from openoutcry.transport import Response as CatalogueAnswer
+from openoutcry.venues.venue import Feed
+
+Scope = MutableMapping[str, Any]
+
+
+class Catalogue(Protocol):
+    """An outside catalogue whose answers are handed on untouched (CoinMarketCap)."""
+
+    async def fetch(self, path: str, query: Sequence[tuple[str, str]]) -> CatalogueAnswer:
+        """Whatever its status. Raises Unavailable (it cannot be reached)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """All that a dialect may touch.
+
+    `follow` is `Outside.follow`: it keeps an instrument's feeds subscribed until the function it returns is called.
+    `catalogues` holds those that have their key. `large_trade_usd` is what counts as large where a caller cannot say,
+    the `_default`s are what counts where a caller can say and does not.
+    """
+
+    clock: Clock
+    market: Market
+    bus: Bus
+    follow: Callable[[Instrument, Iterable[Feed]], Callable[[], None]]
+    admission: Admission
+    push: Push
+    telemetry: Telemetry
+    catalogues: Mapping[str, Catalogue] = field(default_factory=dict)
+    large_trade_usd: Decimal = Decimal(100_000)
+    large_trades_usd_default: Decimal = Decimal(100_000)
+    liquidations_usd_default: Decimal = Decimal(5_000)
+
+
+class Dialect(Protocol):
+    """One published API. `prefix` says which paths are its own: the longest that fits decides who answers errors."""
+
+    name: str
+    prefix: str
+    title: str
+    version: str
+    tags: Sequence[Mapping[str, str]]
+    schemas: Mapping[str, Any]  # by name, for the components of OpenAPI
+
+    def rest(self) -> APIRouter:
+        """Its HTTP routes."""
+        ...
+
+    def sockets(self) -> Sequence[WebSocketRoute]:
+        """Its WebSocket routes, whose endpoints are ASGI applications."""
+        ...
+
+    def hot(self, scope: Scope) -> bytes | None:
+        """A JSON answer that is at hand for this request; None sends it the ordinary way. At once, and never wrong."""
+        ...
+
+    def services(self) -> Sequence["Service"]:
+        """Its gRPC services."""
+        ...
+
+    def refuse(self, refusal: Refusal) -> Response:
+        """No, in its own way."""
+        ...
+
+    def malformed(self, error: RequestValidationError) -> Response:
+        """422."""
+        ...
+
+    def lost(self, request: Request, status: int, detail: str, headers: Mapping[str, str]) -> Response:
+        """404 for a path and 405 for a method that nobody serves."""
+        ...
+
+    def broken(self) -> Response:
+        """500: our own fault, without a word about it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One gRPC service: its full name, and how it is added to a server."""
+
+    name: str
+    add: Callable[[Any], None]
+
+
+def owner(dialects: Sequence[Dialect], path: str) -> Dialect:
+    """The dialect that answers for `path`."""
+    return max((d for d in dialects if path.startswith(d.prefix)), key=lambda d: len(d.prefix), default=dialects[0])

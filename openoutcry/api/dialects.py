@@ -1,0 +1,10 @@
+"""The dialects we answer in: one folder and one line each."""
+
+from collections.abc import Callable, Mapping
+
+from openoutcry.api.dialect import Dialect, Doors
+from openoutcry.api.takashi.rest import Takashi
+
+DIALECTS: Mapping[str, Callable[[Doors], Dialect]] = {
+    "takashi": Takashi,
+}

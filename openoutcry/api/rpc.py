@@ -1,0 +1,72 @@
+"""One gRPC server, every dialect's services: with reflection, health, and TLS as an option."""
+
+from collections.abc import Iterable
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from openoutcry.api.dialect import Service
+
+MESSAGE_IN_BYTES_MAX = 4 * 1024 * 1024
+MESSAGE_OUT_BYTES_MAX = 64 * 1024 * 1024
+METADATA_BYTES_MAX = 16 * 1024
+CALLS_MAX = 10_000
+STOP_S_MAX = 2.0
+
+
+class RpcServer:
+    """Serves on `host:port` (0: any free port) until stopped. `tls`: private key and certificate chain, as PEM."""
+
+    def __init__(
+        self, services: Iterable[Service], host: str, port: int, tls: tuple[bytes, bytes] | None = None
+    ) -> None:
+        self._services = tuple(services)
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+
+    async def start(self) -> str:
+        """Listen; returns `host:port` as bound. Raises OSError when the port is taken."""
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MESSAGE_IN_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_OUT_BYTES_MAX),
+                ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+            ],
+            maximum_concurrent_rpcs=CALLS_MAX,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for service in self._services:
+            service.add(server)
+        names = [service.name for service in self._services]
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = f"[{self._host}]" if ":" in self._host else self._host
+        port = self._bind(server, f"{address}:{self._port}")
+        await server.start()
+        self._server = server
+        for name in ("", *names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return f"{address}:{port}"
+
+    async def stop(self) -> None:
+        """Say that we leave, let calls end for two seconds, then cut them. A second call does nothing."""
+        server, self._server = self._server, None
+        if server is not None:
+            await self._health.enter_graceful_shutdown()
+            await server.stop(STOP_S_MAX)
+
+    def _bind(self, server: grpc.aio.Server, address: str) -> int:
+        try:
+            if self._tls is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, grpc.ssl_server_credentials([self._tls]))
+        except RuntimeError as e:  # grpcio's way to say that it cannot bind
+            raise OSError(f"gRPC cannot listen on {address}") from e
+        if not port:
+            raise OSError(f"gRPC cannot listen on {address}")
+        return int(port)
