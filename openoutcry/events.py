@@ -117,6 +117,17 @@ class Candle(msgspec.Struct, frozen=True, gc=False):
     origin: Literal["trades", "venue"]
 
 
+class VenueCandle(msgspec.Struct, frozen=True, gc=False):
+    """A venue's own candle as the feed heard it: it confirms or corrects ours, which alone travels as Candle."""
+
+    candle: Candle
+
+    @property
+    def instrument(self) -> str:
+        """The instrument of the candle."""
+        return self.candle.instrument
+
+
 class OpenInterest(msgspec.Struct, frozen=True, gc=False):
     """Contracts open, one side counted, in base coins; `value` in USD where the venue gives it."""
 
@@ -305,6 +316,7 @@ Event = (
     | DepthSnapshot
     | DepthDelta
     | Candle
+    | VenueCandle
     | OpenInterest
     | FundingRate
     | PredictedFunding
