@@ -209,7 +209,7 @@ class Candles:
         node = series.levels[level].get(open_of(series.newest_ns, interval_s))
         if node is None or node.closed:
             return None
-        if not partial and not series.known(index, node.open_ns, series.newest_ns + 1):
+        if not partial and not series.known(index, node.open_ns, series.newest_ns + MINUTE_NS):
             return None
         bar = self._growing_bar(series, node, index)
         return None if bar is None else bar.candle(instrument, side, interval_s, node.open_ns, closed=False)
@@ -387,8 +387,8 @@ class Candles:
             venue.high,
             venue.low,
             venue.volume,
-            ours.quote if estimated else venue.quote,
-            venue.count or ours.count,
+            ours.quote if estimated and not venue.flat else venue.quote,
+            venue.count if venue.count or venue.flat else ours.count,
             max(venue.received_ns, ours.received_ns),
             venue=True,
         )
