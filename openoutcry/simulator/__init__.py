@@ -1,0 +1,15 @@
+"""Venues we play: one seeded world, one personality file a venue; used by the demo and by tests.
+
+`simulator.Simulator` is the door. One line a venue in PERSONALITIES.
+"""
+
+from collections.abc import Mapping
+
+from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
+from openoutcry.simulator.kit import Personality
+
+PERSONALITIES: Mapping[str, type[Personality]] = {
+    "binance": BinanceSpot,
+    "binance_futures": BinanceFutures,
+    "binance_delivery": BinanceDelivery,
+}

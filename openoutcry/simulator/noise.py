@@ -34,10 +34,10 @@ def key(*names: object) -> int:
 
 def mix(stream: int, index: Ints) -> Words:
     """One random 64-bit word for each index of the stream."""
-    z = index.astype(np.uint64) * _GOLDEN + stream
-    z = (z ^ (z >> 30)) * _FIRST
-    z = (z ^ (z >> 27)) * _SECOND
-    return z ^ (z >> 31)
+    z: Words = index.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(stream)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_FIRST)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND)
+    return z ^ (z >> np.uint64(31))
 
 
 def mix_one(stream: int, index: int) -> int:
@@ -51,7 +51,8 @@ def mix_one(stream: int, index: int) -> int:
 def bell(words: Words) -> Floats:
     """Each word as a number of mean 0 and variance 1 between -3 and 3 (the sum of three uniform ones)."""
     thirds = (words & _THIRD) + ((words >> _THIRD_BITS) & _THIRD) + ((words >> 2 * _THIRD_BITS) & _THIRD)
-    return thirds.astype(np.float64) * (2.0 / (1 << _THIRD_BITS)) - 3.0
+    found: Floats = thirds.astype(np.float64) * (2.0 / (1 << _THIRD_BITS)) - 3.0
+    return found
 
 
 def bell_one(word: int) -> float:

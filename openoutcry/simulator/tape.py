@@ -148,7 +148,7 @@ class Bar(NamedTuple):
     last_ns: int
 
 
-Bars = dict[str, NDArray[np.generic]]  # columns by field of Bar
+Bars = dict[str, Ints]  # columns by field of Bar
 
 
 class Speller:
@@ -203,7 +203,8 @@ def coins_e8(instrument: Instrument, ticks: Ints, lots: Ints) -> Ints:
     up, down = lots * int(money), ticks * price_step
     whole = up // down
     twice = (up - whole * down) * 2
-    return whole + ((twice > down) | ((twice == down) & (whole % 2 == 1)))
+    more: Ints = whole + ((twice > down) | ((twice == down) & (whole % 2 == 1)))
+    return more
 
 
 def _step(size: Decimal) -> tuple[int, int]:

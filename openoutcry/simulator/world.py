@@ -219,6 +219,11 @@ class World:
         tape = self.orders(name, start_ns, end_ns)
         return tape[tape.liquidation]
 
+    def coins_e8(self, name: str, tape: Tape) -> list[int]:
+        """Base coins x 10**8 of each row of inverse contracts, rounded half to even one by one; zeros for others."""
+        instrument = self._listings[name].instrument
+        return coins_e8(instrument, tape.ticks, tape.lots).tolist() if instrument.inverse else [0] * len(tape)
+
     # Candles
 
     def candles(self, name: str, interval_s: int, start_ns: int, end_ns: int) -> list[Bar]:
@@ -269,7 +274,7 @@ class World:
     def funding(self, name: str, start_ns: int, end_ns: int) -> list[Settlement]:
         """What was settled in the stretch (by the hour, not by its stamp), oldest first."""
         start_ns, end_ns = self._within(name, start_ns, end_ns)
-        found = []
+        found: list[Settlement] = []
         if not self._listings[name].funding_s:
             return found
         at = self.running_funding(name, start_ns - 1) if start_ns else self.running_funding(name, start_ns)
@@ -494,7 +499,7 @@ class World:
         return Decimal(int(ticks * float(listing.instrument.tick_size) * 1e8 + 0.5)).scaleb(-8)
 
     def _touch(self, listing: Listing, at_ns: int) -> tuple[int, int]:
-        minute, part = _minute(at_ns)
+        minute, _ = _minute(at_ns)
         middle = self._smooth(listing, at_ns, "price")
         wild = self._smooth(listing, at_ns, "regime")
         ms = at_ns // MS % 60_000
