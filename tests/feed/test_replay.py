@@ -1,0 +1,197 @@
+"""Recorded frames give the events that live ones would have given."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from openoutcry.clock import ManualClock
+from openoutcry.errors import Invalid, UnknownVenue
+from openoutcry.events import NS, DepthSnapshot, Event, Trade
+from openoutcry.feed.recorder import Recorder
+from openoutcry.feed.replay import Replay, Summary, as_json
+from openoutcry.venues import VENUES
+from openoutcry.venues.venue import Ask, Query
+
+START_NS = 1_737_918_843_000_000_000
+
+
+def played(*files: Path, venue: str | None = None) -> tuple[list[Event], Summary]:
+    replay = Replay(files, ManualClock(), venue=venue)
+    return list(replay), replay.summary
+
+
+def trade(tid: int, coin: str = "BTC", price: str = "5") -> bytes:
+    row = {"coin": coin, "side": "B", "px": price, "sz": "1", "time": 1_737_918_794_873, "tid": tid}
+    return msgspec.json.encode({"channel": "trades", "data": [row]})
+
+
+def write(path: Path, lines: Iterable[tuple[int, bytes]]) -> Path:
+    path.write_bytes(b"".join(b"%d %s\n" % line for line in lines))
+    return path
+
+
+# Our own recordings
+
+
+async def test_what_was_recorded_is_replayed_into_the_same_events(tmp_path: Path, recordings: Path) -> None:
+    original = recordings / "frames" / "HYPERLIQUID_20250126.gz"
+    recorder = Recorder("hyperliquid", tmp_path, ManualClock(START_NS), file_bytes_max=2_000)
+    with gzip.open(original, "rb") as lines:
+        for line in lines:
+            received, _, frame = line.rstrip(b"\n").partition(b" ")
+            recorder.frame("ws", int(received), frame)
+            await recorder.flush()
+    await recorder.close()
+    assert len(recorder.files) > 1
+    first, first_summary = played(original)
+    again, again_summary = played(*recorder.files[::-1])
+    assert again == first
+    assert again_summary.events == first_summary.events == {"Trade": 64, "DepthSnapshot": 46}
+    assert again_summary.unreadable == again_summary.damaged == again_summary.duplicates == 0
+
+
+async def test_a_recorded_listing_teaches_the_venue_what_it_taught_it_live(tmp_path: Path) -> None:
+    venue = VENUES["hyperliquid"]()
+    recorder = Recorder("hyperliquid", tmp_path, ManualClock(START_NS))
+    ask = Ask(query=Query.INSTRUMENTS)
+    recorder.listing(venue.request(ask), 1, b'{"universe":[{"name":"BTC","szDecimals":5}]}')
+    spot = b'{"universe":[{"name":"@1","tokens":[1,0]}],"tokens":[{"name":"USDC","index":0,"szDecimals":8},'
+    recorder.listing(
+        venue.request(Ask(query=Query.INSTRUMENTS, cursor="spotMeta")),
+        1,
+        spot + b'{"name":"HYPE","index":1,"szDecimals":2}]}',
+    )
+    recorder.frame("ws", 2, trade(1))
+    await recorder.close()
+    _, summary = played(*recorder.files)
+    assert (summary.listed, summary.answers, summary.events) == (2, 2, {"Trade": 1})
+
+
+async def test_a_file_cut_short_gives_what_is_whole_and_names_the_rest(tmp_path: Path) -> None:
+    recorder = Recorder("hyperliquid", tmp_path, ManualClock(START_NS))
+    for tid in range(5):
+        recorder.frame("ws", START_NS + tid, trade(tid))
+        await recorder.flush()
+    await recorder.close()
+    (path,) = recorder.files
+    path.write_bytes(path.read_bytes()[:-12])
+    events, summary = played(path)
+    assert [e.id for e in events if isinstance(e, Trade)][:4] == [0, 1, 2, 3]
+    assert summary.damaged == 1
+    assert (summary.faults[0].file, summary.faults[0].why) == (path.name, "cut short")
+
+
+# Whose frames, and what they say
+
+
+@pytest.mark.parametrize("name", ["HYPERLIQUID_20250126.gz", "hyperliquid.x", "HYPERLIQUID.ws.1.0.gz"])
+def test_the_venue_is_told_by_the_name_of_the_file(tmp_path: Path, name: str) -> None:
+    _, summary = played(write(tmp_path / name, [(START_NS, trade(1))]))
+    assert summary.venues == ["hyperliquid"]
+
+
+@pytest.mark.parametrize("name", ["COINBASE.ws.28.0.gz", "HYPERLIQUIDITY.gz", "hyperliquid_testnet.gz", "frames"])
+def test_a_venue_that_is_not_told_must_be_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, [(START_NS, trade(1))])
+    with pytest.raises(UnknownVenue):
+        played(path)
+    with pytest.raises(UnknownVenue):
+        played(path, venue="nobody")
+    events, _ = played(path, venue="hyperliquid")
+    assert len(events) == 1
+
+
+def test_a_replay_needs_files() -> None:
+    with pytest.raises(Invalid):
+        played()
+
+
+def test_repeated_trades_are_dropped_by_id_within_their_instrument(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "hyperliquid",
+        [(START_NS + n, f) for n, f in enumerate([trade(1), trade(1), trade(1, "ETH"), trade(2)])],
+    )
+    events, summary = played(path)
+    assert [(e.instrument, e.id) for e in events if isinstance(e, Trade)] == [
+        ("hyperliquid:BTC", 1),
+        ("hyperliquid:ETH", 1),
+        ("hyperliquid:BTC", 2),
+    ]
+    assert (summary.duplicates, summary.events) == (1, {"Trade": 3})
+
+
+def test_what_cannot_be_read_is_counted_named_and_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "hyperliquid"
+    path.write_bytes(
+        b'nonsense\n%d %s\n%d %s\n%d {"channel":"allMids"}\n%d {"channel":"pong"}\n'
+        % (START_NS, trade(1, price="NaN"), START_NS + NS, trade(2), START_NS + 2 * NS, START_NS + 3 * NS)
+    )
+    events, summary = played(path)
+    assert len(events) == 1
+    assert (summary.frames, summary.unreadable, summary.damaged) == (4, 1, 1)
+    assert (summary.skipped, summary.signals) == ({"channel": 1}, {"alive": 1})
+    assert [(f.line, f.head[:8]) for f in summary.faults] == [(1, "nonsense"), (2, '{"channe')]
+    assert summary.span_s == 3.0
+    told = "\n".join(summary.lines())
+    assert "unreadable" in told
+    assert "nonsense" in told
+
+
+def test_files_are_played_in_the_order_of_their_receive_times(tmp_path: Path) -> None:
+    one = write(tmp_path / "hyperliquid.1", [(START_NS + n * NS, trade(n)) for n in (0, 3, 4)])
+    two = write(tmp_path / "hyperliquid.2", [(START_NS + n * NS, trade(n)) for n in (1, 2, 5)])
+    events, _ = played(two, one)
+    assert [e.id for e in events if isinstance(e, Trade)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_event_is_one_line_of_json_led_by_its_type(tmp_path: Path) -> None:
+    events, _ = played(write(tmp_path / "hyperliquid", [(START_NS, trade(1))]))
+    told = json.loads(as_json(events[0]))
+    assert list(told)[:2] == ["event", "instrument"]
+    assert (told["event"], told["price"]) == ("Trade", "5")
+
+
+# Time
+
+
+@pytest.mark.parametrize(("speed", "seconds"), [(1.0, 10.0), (4.0, 2.5)])
+async def test_in_real_time_frames_come_when_they_came(tmp_path: Path, speed: float, seconds: float) -> None:
+    path = write(tmp_path / "hyperliquid", [(START_NS, trade(0)), (START_NS + 10 * NS, trade(1))])
+    clock = ManualClock(5 * NS)
+    frames = Replay([path], clock).paced(speed)
+    heard: list[Sequence[Event]] = [(await anext(frames))[1]]
+    assert clock.now_ns() == 5 * NS
+
+    following = asyncio.ensure_future(anext(frames))
+    await clock.advance(seconds - 0.01)
+    assert not following.done()
+    await clock.advance(0.02)
+    heard.append((await following)[1])
+    assert [e.id for events in heard for e in events if isinstance(e, Trade)] == [0, 1]
+
+
+async def test_without_a_speed_nobody_waits(tmp_path: Path) -> None:
+    path = write(tmp_path / "hyperliquid", [(START_NS + n * NS, trade(n)) for n in range(1_000)])
+    assert len([events async for _, events in Replay([path], ManualClock()).paced(None)]) == 1_000
+
+
+# Real input
+
+
+def test_hyperliquid(recordings: Path) -> None:
+    events, summary = played(recordings / "frames" / "HYPERLIQUID_20250126.gz")
+    assert (summary.frames, summary.events) == (55, {"Trade": 64, "DepthSnapshot": 46})
+    assert summary.unreadable == summary.damaged == summary.duplicates == 0
+    assert summary.skipped == {}
+    trades = [e for e in events if isinstance(e, Trade)]
+    assert sum((t.size for t in trades), Decimal(0)) == Decimal("0.92773")
+    assert trades[-1].price == Decimal("105051.0")
+    books = [e for e in events if isinstance(e, DepthSnapshot)]
+    assert {(len(b.bids), len(b.asks)) for b in books} == {(20, 20)}
+    assert books[0].bids[0] == (Decimal("105055.0"), Decimal("3.03622"))
