@@ -94,7 +94,7 @@ class Watch:
         return self.open is None and not self.holes
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class RepairTiming(msgspec.Struct, frozen=True, kw_only=True):
     """When repairs are made."""
 
     settle_s: float = SETTLE_S
@@ -119,7 +119,7 @@ class Mender:
         clock: Clock,
         chance: random.Random,
         telemetry: Telemetry,
-        timing: Timing,
+        timing: RepairTiming,
         spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self.repaired: Callable[[Watch, Sequence[Event]], int] = _nobody

@@ -13,14 +13,13 @@ from openoutcry.bus import Bus
 from openoutcry.clock import NS, Clock
 from openoutcry.errors import LimitExceeded, RateLimited, Refusal, Unavailable, Unreadable, Unsupported
 from openoutcry.events import MINUTE_S, Event, open_of
-from openoutcry.feed import backfill, polls, session
-from openoutcry.feed.backfill import Mender, Watch
+from openoutcry.feed.backfill import Mender, RepairTiming, Watch
 from openoutcry.feed.catalog import Catalog
 from openoutcry.feed.dedupe import seen_for
 from openoutcry.feed.gate import Gate, Pools
 from openoutcry.feed.intake import Intake
-from openoutcry.feed.polls import POLLED, Round
-from openoutcry.feed.session import Sessions
+from openoutcry.feed.polls import POLLED, PollTiming, Round
+from openoutcry.feed.session import Sessions, SessionTiming
 from openoutcry.instrument import Instrument
 from openoutcry.market.outside import VenueState
 from openoutcry.telemetry import Telemetry
@@ -51,9 +50,9 @@ class Access(msgspec.Struct, frozen=True):
 class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     """The feed's settings, for all venues alike."""
 
-    session: session.Timing = session.Timing()
-    backfill: backfill.Timing = backfill.Timing()
-    polls: polls.Timing = polls.Timing()
+    session: SessionTiming = SessionTiming()
+    backfill: RepairTiming = RepairTiming()
+    polls: PollTiming = PollTiming()
     listing_refresh_s: float = 3_600.0
     # After a restart, trades are fetched back to the last stored one, but not further than this.
     resume_s_max: float = 3_600.0

@@ -24,7 +24,7 @@ ROUNDS_MAX = 3
 log = structlog.get_logger()
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class PollTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long one round over all followed instruments takes."""
 
     open_interest_s: float = 10.0

@@ -76,7 +76,7 @@ SIGNALS = frozenset({Reply, Subscribed, Refused, Closing, Alive, Skipped})
 log = structlog.get_logger()
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class SessionTiming(msgspec.Struct, frozen=True, kw_only=True):
     """When a session acts. `silence_s` overrides the venue's own silence of a connection."""
 
     silence_s: float | None = None
@@ -131,7 +131,7 @@ class Sessions:
         sockets: Sockets,
         clock: Clock,
         chance: random.Random,
-        timing: Timing,
+        timing: SessionTiming,
         spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self._venue = venue
@@ -210,7 +210,7 @@ class Line:
         sockets: Sockets,
         clock: Clock,
         chance: random.Random,
-        timing: Timing,
+        timing: SessionTiming,
         pace: Pace,
         alone: Callable[[str], bool],
     ) -> None:
