@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 
 from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.hyperliquid import Hyperliquid
+from openoutcry.venues.okx import Okx
 from openoutcry.venues.venue import Venue
 
 VENUES: Mapping[str, Callable[[], Venue]] = {
     "bybit": Bybit,
     "bybit_spot": BybitSpot,
+    "okx": Okx,
     "hyperliquid": Hyperliquid,
 }
