@@ -114,11 +114,18 @@ class Book:
 
     def __init__(self, known: Mapping[SeriesKey, Sequence[Span]]) -> None:
         self._of = {key: Coverage(spans) for key, spans in known.items()}
+        self._keys: dict[str, set[SeriesKey]] = {}
+        for key in self._of:
+            self._keys.setdefault(key.instrument, set()).add(key)
         self._untold: set[SeriesKey] = set()
 
     def of(self, key: SeriesKey) -> Coverage:
         """What is known of that series; to be changed only through `add`."""
         return self._of.get(key) or Coverage()
+
+    def keys(self, instrument: str) -> Sequence[SeriesKey]:
+        """The series of that instrument of which anything was ever said."""
+        return tuple(self._keys.get(instrument, ()))
 
     def add(self, key: SeriesKey, start_ns: int, end_ns: int, state: State) -> None:
         """Say it of one series; the store is told with the next batch."""
@@ -127,14 +134,9 @@ class Book:
             if state is State.MISSING:
                 return
             coverage = self._of[key] = Coverage()
+            self._keys.setdefault(key.instrument, set()).add(key)
         coverage.add(start_ns, end_ns, state)
         self._untold.add(key)
-
-    def lose(self, keys: Iterable[SeriesKey], start_ns: int, end_ns: int) -> None:
-        """Say of several series that the buckets touched by [start_ns, end_ns) are missing."""
-        for key in keys:
-            if key in self._of:
-                self.add(key, start_ns, end_ns, State.MISSING)
 
     @property
     def untold(self) -> frozenset[SeriesKey]:

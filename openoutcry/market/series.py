@@ -111,6 +111,10 @@ class Series(Protocol):
         """All that is known of all series, spans in order of time."""
         ...
 
+    def keys(self, of: Of) -> Sequence[SeriesKey]:
+        """The series of that sort that were ever written."""
+        ...
+
     def prune(self, key: SeriesKey, before_ns: int, rows_max: int) -> int:
         """Delete the oldest rows before `before_ns`, about `rows_max` at most. Returns how many went."""
         ...

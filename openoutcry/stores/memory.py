@@ -5,7 +5,7 @@ from typing import Any
 
 from openoutcry.events import Liquidation, Trade
 from openoutcry.instrument import Instrument
-from openoutcry.market.series import Batch, Row, SeriesKey, Span, time_of
+from openoutcry.market.series import Batch, Of, Row, SeriesKey, Span, time_of
 
 
 class MemorySeries:
@@ -44,6 +44,10 @@ class MemorySeries:
     def coverages(self) -> Mapping[SeriesKey, Sequence[Span]]:
         """All that is known of all series."""
         return {key: known for key, known in self._spans.items() if known}
+
+    def keys(self, of: Of) -> Sequence[SeriesKey]:
+        """The series of that sort that were ever written."""
+        return [key for key in self._rows if key.of is of]
 
     def prune(self, key: SeriesKey, before_ns: int, rows_max: int) -> int:
         """Delete the oldest rows before `before_ns`, about `rows_max` at most."""

@@ -116,6 +116,10 @@ class SqlSeries:
                     known.setdefault(keys[id_], []).append(Span(start_ns, end_ns, State(state)))
         return known
 
+    def keys(self, of: Of) -> Sequence[SeriesKey]:
+        """The series of that sort that were ever written."""
+        return [key for key in self._ids if key.of is of]
+
     def prune(self, key: SeriesKey, before_ns: int, rows_max: int) -> int:
         """Delete the oldest rows before `before_ns`, about `rows_max` at most. Raises Unavailable."""
         id_ = self._ids.get(key)

@@ -99,6 +99,8 @@ def test_sides_intervals_and_instruments_do_not_mix(store: Series) -> None:
     store.write(Batch(rows))
     for key, written in rows.items():
         assert store.read(key) == written
+    assert set(store.keys(Of.CANDLES)) == rows.keys()
+    assert list(store.keys(Of.TRADES)) == []
 
 
 def test_a_read_is_bounded_by_start_end_and_limit_from_either_end(store: Series) -> None:
