@@ -199,7 +199,7 @@ class _TickerRow(msgspec.Struct, rename="camel"):
     high24h: str = ""
     low24h: str = ""
     vol24h: str = ""
-    vol_ccy24h: str = ""
+    vol_ccy24h: str = msgspec.field(default="", name="volCcy24h")
 
 
 class _TickerFrame(msgspec.Struct):
