@@ -6,10 +6,12 @@
 from collections.abc import Mapping
 
 from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
+from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.kit import Personality
 
 PERSONALITIES: Mapping[str, type[Personality]] = {
     "binance": BinanceSpot,
     "binance_futures": BinanceFutures,
     "binance_delivery": BinanceDelivery,
+    "coinmarketcap": CoinMarketCap,
 }

@@ -36,7 +36,7 @@ class _Binance(BinanceRest):
     kline_push_ns: ClassVar[int] = 250 * MS
     ping_s: ClassVar[float] = 180.0
     pong_s: ClassVar[float] = 600.0
-    life_s: ClassVar[float] = LIFE_S
+    life_s = LIFE_S
     market: ClassVar[int] = 1  # `st`: 1 USDM, 2 COINM
     connections = Pool(300, 300.0)
     messages = Pool(10, 1.0, None)
@@ -379,7 +379,7 @@ class BinanceSpot(_Binance):
     """https://api.binance.com and wss://stream.binance.com:9443."""
 
     name = "binance"
-    sockets: ClassVar = {"stream": ""}
+    sockets: ClassVar = {"market": ""}
     prefix = "/api/v3"
     klines_max = 1_000
     spot = True
@@ -402,6 +402,7 @@ class BinanceFutures(_Binance):
     """https://fapi.binance.com and wss://fstream.binance.com/{public,market}."""
 
     name = "binance_futures"
+    purse = "binance derivatives"
     sockets: ClassVar = {"public": "/public", "market": "/market", "old": ""}
     prefix = "/fapi/v1"
     klines_max = 1_500
@@ -421,7 +422,8 @@ class BinanceDelivery(_Binance):
     """https://dapi.binance.com and wss://dstream.binance.com."""
 
     name = "binance_delivery"
-    sockets: ClassVar = {"stream": ""}
+    purse = "binance derivatives"  # one weight for both since 2026-06-30
+    sockets: ClassVar = {"market": ""}
     prefix = "/dapi/v1"
     klines_max = 1_500
     inverse = True

@@ -39,6 +39,7 @@ INTEREST_DAYS_MAX = 30
 INTEREST_LIMIT, INTEREST_LIMIT_MAX = 30, 500
 FUNDING_LIMIT, FUNDING_LIMIT_MAX = 100, 1_000
 ROWS_LIMIT, ROWS_LIMIT_MAX = 500, 1_000
+DELIVERY_NS_MAX = 200 * DAY_NS
 CLOSE_MS_NEVER = 4_133_404_800_000  # deliveryDate of perpetuals
 BOOK_LEVELS = 100
 FAR_FUTURE_NS = 4_102_444_800 * NS
@@ -258,6 +259,8 @@ class BinanceRest(Personality):
             raise Bad(-1120, "Invalid interval.")
         limit = self._limit(query, ROWS_LIMIT, self.klines_max)
         start_ns, end_ns = _range(query)
+        if self.inverse:
+            start_ns, end_ns = _delivery_range(start_ns, end_ns, limit * interval_s * NS, now_ns)
         interval_ns = interval_s * NS
         first_ns, last_ns = self.world.life(listing.name)
         end_ns = min(FAR_FUTURE_NS if end_ns is None else end_ns + MS, now_ns, last_ns)
@@ -304,6 +307,8 @@ class BinanceRest(Personality):
         listing = self._listing(query)
         limit = self._limit(query, ROWS_LIMIT, ROWS_LIMIT_MAX)
         start_ns, end_ns = _range(query)
+        if not self.spot and start_ns is not None and end_ns is not None and end_ns - start_ns > HOUR_NS:
+            raise Bad(-1127, "More than 1 hours between startTime and endTime.")
         before_ns = min(now_ns, FAR_FUTURE_NS if end_ns is None else end_ns + MS)
         name = listing.name
         if "fromId" in query:
@@ -582,6 +587,20 @@ def _range(query: Mapping[str, str]) -> tuple[int | None, int | None]:
         None if start_ms is None else min(start_ms, last_ms) * MS,
         None if end_ms is None else min(end_ms, last_ms) * MS,
     )
+
+
+def _delivery_range(
+    start_ns: int | None, end_ns: int | None, rows_ns: int, now_ns: int
+) -> tuple[int | None, int | None]:
+    """COINM gives the newest rows of the stretch, which may be 200 days long; the others give its first rows."""
+    if start_ns is None:
+        return None, end_ns
+    if end_ns is None:
+        end_ns = start_ns + DELIVERY_NS_MAX
+    if end_ns - start_ns > DELIVERY_NS_MAX:
+        raise Bad(-1127, "More than 200 days between startTime and endTime.")
+    end_ns = min(end_ns, now_ns)
+    return max(start_ns, end_ns + MS - rows_ns), end_ns
 
 
 POOLS = {"weight": Pool(2_400, 60.0), "data": Pool(1_000, 300.0, None), "funding": Pool(500, 300.0, None)}

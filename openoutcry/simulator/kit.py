@@ -129,6 +129,8 @@ class Personality:
     pools: ClassVar[Mapping[str, Pool]] = {}  # what `cost` names
     connections: ClassVar[Pool | None] = None  # new WebSockets of an address
     messages: ClassVar[Pool | None] = None  # frames a client may send on one line
+    life_s: ClassVar[float | None] = None  # a WebSocket is closed after so long
+    purse: ClassVar[str] = ""  # whose pools are used: its own, or those it shares under this name
 
     def __init__(self, world: World, faults: Faults) -> None:
         self.world, self.faults = world, faults

@@ -54,7 +54,8 @@ class Stage:
         if cost is None:
             return await personality.answer(asked, now_ns)
         pool, units = cost
-        verdict = self._meter.charge(f"{self.name}/{pool}", personality.pools[pool], asked.address, units, now_ns)
+        purse = personality.purse or self.name
+        verdict = self._meter.charge(f"{purse}/{pool}", personality.pools[pool], asked.address, units, now_ns)
         headers = personality.used(pool, verdict)
         answer = (
             personality.refuse(pool, verdict)
@@ -135,8 +136,9 @@ class Stage:
             self.personality.announce(line)
 
     def _end_lives(self, faults: Switches, now_ns: int) -> None:
+        life_s = self.personality.life_s if faults.life_s is None else faults.life_s
         for line in list(self.lines):
-            if faults.life_s is not None and now_ns >= line.opened_ns + round((faults.life_s - faults.notice_s) * NS):
+            if life_s is not None and now_ns >= line.opened_ns + round((life_s - faults.notice_s) * NS):
                 self._announce(line)
             if line.announced and now_ns >= line.memo["ends_ns"]:
                 line.close(1001, "Going away")

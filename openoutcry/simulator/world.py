@@ -436,7 +436,8 @@ class World:
         knots = bell(mix(self._stream("flicker", listing.name), np.arange(first * per_minute, last * per_minute + 1)))
         cell = minute * per_minute + ms // _FLICKER_MS
         left = knots[cell]
-        return left + (knots[cell + 1] - left) * ((ms % _FLICKER_MS) / float(_FLICKER_MS))
+        found: Floats = left + (knots[cell + 1] - left) * ((ms % _FLICKER_MS) / float(_FLICKER_MS))
+        return found
 
     def _bars(self, name: str, interval_s: int, start_ns: int, end_ns: int) -> Bars:
         listing, interval_ns = self._listings[name], interval_s * NS
