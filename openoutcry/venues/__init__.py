@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Mapping
 
+from openoutcry.venues.binance import BinanceSpot
+from openoutcry.venues.binance_delivery import BinanceDelivery
+from openoutcry.venues.binance_futures import BinanceFutures
 from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.hyperliquid import Hyperliquid
 from openoutcry.venues.okx import Okx
 from openoutcry.venues.venue import Venue
 
 VENUES: Mapping[str, Callable[[], Venue]] = {
+    "binance": BinanceSpot,
+    "binance_futures": BinanceFutures,
+    "binance_delivery": BinanceDelivery,
     "bybit": Bybit,
     "bybit_spot": BybitSpot,
     "okx": Okx,
