@@ -1,7 +1,8 @@
 """Trade frames to events, each venue beside its floor: `python -m bench.decode`.
 
 The floor is what plain Python cannot do without: msgspec reads the same frame into a typed struct that holds only what a
-trade needs, prices as Decimal, and one normalised struct is built of each. Ours does that and routes, looks the symbol
+trade needs, prices as Decimal, and one normalised struct is built of each (inverse contracts become coins there too,
+or it would not be the same fact). Ours does that and routes, looks the symbol
 up, tells the side, checks every number. The second row of a venue leaves prices as text on the floor's side.
 """
 
@@ -23,6 +24,7 @@ TITLE = "trade frames to events"
 UNIT = "trades per CPU second"
 CALLS = 20_000
 ROUNDS = 5
+HUNDRED, SATOSHI = Decimal(100), Decimal("0.00000001")
 NOW_NS = 1_760_000_000_200_000_000
 
 _BUY, _SELL = Side.BUY, Side.SELL
@@ -126,6 +128,16 @@ def _binance_trade(frame: Any) -> Trade:
     return Trade(row.symbol, row.at, NOW_NS, row.id, row.id, side, row.price, row.size, row.last - row.first + 1)
 
 
+def _delivery_trade(frame: Any) -> Trade:
+    row = frame.data
+    side = _SELL if row.buyer_made else _BUY
+    price, contracts = Decimal(row.price), Decimal(row.size)
+    value = contracts * HUNDRED
+    size = (value / price).quantize(SATOSHI)
+    count = row.last - row.first + 1
+    return Trade(row.symbol, row.at, NOW_NS, row.id, row.id, side, price, size, count, value, contracts)
+
+
 def _bybit(number: type[Any]) -> type[Any]:
     class Data(msgspec.Struct, frozen=True, gc=False):
         at: int = field(name="T")
@@ -213,7 +225,7 @@ SAMPLES = (
         b'{"stream":"btcusd_perp@aggTrade","data":{"e":"aggTrade","E":1760000000123,"a":164325012,"s":"BTCUSD_PERP",'
         b'"p":"43000.1","q":"120","f":289001100,"l":289001102,"T":1760000000101,"m":true}}',
         _binance,
-        _binance_trade,
+        _delivery_trade,
     ),
     Sample(
         "bybit",

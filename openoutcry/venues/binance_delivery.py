@@ -18,6 +18,7 @@ Without the listing no size can be told, so unlisted symbols are skipped. Reques
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -102,11 +103,12 @@ class BinanceDelivery(Binance):
     market = COINM
 
     def __init__(self) -> None:
-        self._contract_sizes: Mapping[str, Decimal] = {}
+        # By instrument name. Filled by `learn`, never replaced: the function for trades holds on to it.
+        self._contract_sizes: dict[str, Decimal] = {}
         premium = _endpoint("/dapi/v1/premiumIndex", 10)
         super().__init__(
             says={
-                AggTrade: self._agg_trade,
+                AggTrade: partial(inverse_trade, self._contract_sizes),
                 RawTrade: self._raw_trade,
                 Kline: self._kline,
                 BookTicker: book_ticker,
@@ -143,36 +145,32 @@ class BinanceDelivery(Binance):
     def learn(self, instruments: Iterable[Instrument]) -> None:
         """Replace the listing; an instrument without a contract size is as good as unlisted."""
         super().learn(instrument for instrument in instruments if instrument.contract_size is not None)
-        self._contract_sizes = {
-            symbol: instrument.contract_size or ZERO for symbol, instrument in self._listing.items()
-        }
-
-    def _agg_trade(self, data: AggTrade, name: str, received_ns: int) -> Says:
-        return inverse_trade(data, name, received_ns, self._contract_sizes[data.symbol])
+        self._contract_sizes.clear()
+        for listed in self._listing.values():
+            self._contract_sizes[listed.name] = listed.contract_size or ZERO
 
     def _raw_trade(self, data: RawTrade, name: str, received_ns: int) -> Says:
         return [
-            self._in_coins(event, data.symbol) if isinstance(event, Trade) else event
-            for event in raw_trade(data, name, received_ns)
+            self._in_coins(event) if isinstance(event, Trade) else event for event in raw_trade(data, name, received_ns)
         ]
 
     def _force_order(self, data: ForceOrder, name: str, received_ns: int) -> Says:
         return [
-            self._in_coins(event, data.symbol) if isinstance(event, Liquidation) else event
+            self._in_coins(event) if isinstance(event, Liquidation) else event
             for event in force_order(data, name, received_ns)
         ]
 
     def _kline(self, data: Kline, name: str, received_ns: int) -> Says:
         return [
             # `v` counts contracts, `q` coins.
-            replace(event, volume=event.quote_volume, quote_volume=event.volume * self._contract_sizes[data.symbol])
+            replace(event, volume=event.quote_volume, quote_volume=event.volume * self._contract_sizes[name])
             if isinstance(event, Candle)
             else event
             for event in kline(data, name, received_ns)
         ]
 
-    def _in_coins(self, event: InContracts, symbol: str) -> InContracts:
-        size, value = coins(event.size, self._contract_sizes[symbol], event.price)
+    def _in_coins(self, event: InContracts) -> InContracts:
+        size, value = coins(event.size, self._contract_sizes[event.instrument], event.price)
         return replace(event, size=size, value=value, contracts=event.size)
 
 

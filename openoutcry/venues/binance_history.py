@@ -377,8 +377,8 @@ class AggTrades:
         name = self._endpoint.named(ask, listing, found=rows)
         _ascending([row.id for row in rows])
         if self._endpoint.contracts:
-            contract_size = self._endpoint.contract_size(ask, listing)
-            says = [inverse_trade(row, name, answer.received_ns, contract_size) for row in rows]
+            contract_sizes = {name: self._endpoint.contract_size(ask, listing)}
+            says = [inverse_trade(contract_sizes, row, name, answer.received_ns) for row in rows]
         else:
             says = [agg_trade(row, name, answer.received_ns) for row in rows]
         # Void aggregates (see agg_trade) hold no trade, but their ids count.

@@ -498,14 +498,20 @@ def agg_trade(data: Aggregate, name: str, received_ns: int) -> Sequence[Trade | 
     return (Trade(name, at * MS if at < MS_MOST else ns_of(at), received_ns, number, number, side, price, size, count),)
 
 
-def inverse_trade(data: Aggregate, name: str, received_ns: int, contract_size: Decimal) -> Sequence[Trade | Skipped]:
-    """A trade whose sizes are contracts of `contract_size` quote units each."""
-    price, contracts, count = data.price, data.size, data.last - data.first + 1
+def inverse_trade(
+    contract_sizes: Mapping[str, Decimal], data: Aggregate, name: str, received_ns: int
+) -> Sequence[Trade | Skipped]:
+    """A trade whose sizes are contracts, worth so many quote units each: `contract_sizes`, by instrument name."""
+    price, contracts, number, at = data.price, data.size, data.id, data.at
+    count = data.last - data.first + 1
     if not (LEAST <= price < PRICE_MOST and LEAST <= contracts < SIZE_MOST and count > 0):
         return _void(data, name)
-    size, value = coins(contracts, contract_size, price)
+    value = contracts * contract_sizes[name]
+    # As `coins`, without the call.
+    size = (value / price).quantize(_ONE_COIN)
+    event_ns = at * MS if at < MS_MOST else ns_of(at)
     side = _SELL if data.buyer_made else _BUY
-    return (Trade(name, ns_of(data.at), received_ns, data.id, data.id, side, price, size, count, value, contracts),)
+    return (Trade(name, event_ns, received_ns, number, number, side, price, size, count, value, contracts),)
 
 
 def raw_trade(data: RawTrade, name: str, received_ns: int) -> Says:
