@@ -1050,7 +1050,6 @@ def _instrument(row: _Listed) -> Instrument:
     contract_size = None if kind is Kind.SPOT else _step(row.ct_val) * _step(row.ct_mult or "1")
     # BTC-USD_UM-SWAP and its like: the part after _ says how it is margined.
     coin, quote = row.inst_id.split("-")[:2]
-    lot_size = _step(row.lot_sz)
     return Instrument(
         venue="okx",
         symbol=row.inst_id,
@@ -1059,7 +1058,7 @@ def _instrument(row: _Listed) -> Instrument:
         quote=row.quote_ccy or quote.split("_")[0],
         settle=row.settle_ccy or row.quote_ccy or quote,
         tick_size=_step(row.tick_sz),
-        lot_size=lot_size if contract_size is None else lot_size * contract_size,
+        lot_size=_step(row.lot_sz),
         contract_size=contract_size,
         inverse=kind is not Kind.SPOT and row.ct_type == "inverse",
         listed_ns=int(row.list_time) * MS if row.list_time else None,
