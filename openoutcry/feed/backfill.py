@@ -1,8 +1,9 @@
 """Gaps: said when they open, fetched from the venue, and only then called mended.
 
 A gap is open-ended while its stream is not subscribed; once it is again (`recovered`), everything from the last trade
-before the loss up to the first live one is fetched: by trade id where ids are contiguous, else by time, else as the
-venue's own one-minute candles of the minutes it touches. What no venue serves is abandoned, and stays visible.
+before the loss up to the first live one is fetched, by trade id where ids are contiguous, else by time. Where the venue
+does not serve the trades, its own one-minute candles of the touched minutes are published, and the gap is abandoned for
+good: the trades, and the sides of the candles, stay unknown, and stay visible as such.
 """
 
 import asyncio
@@ -88,6 +89,15 @@ class Watch:
             self.last_ns = trade.event_ns
             self.last_id = trade.id
 
+    def free_start_ns(self, start_ns: int) -> int:
+        """`start_ns`, or a little before: an instrument's gaps are told apart by their start."""
+        taken = {gap.start_ns for gap, _ in self.holes}
+        if self.open is not None:
+            taken.add(self.open.start_ns)
+        while start_ns in taken:
+            start_ns -= 1
+        return start_ns
+
     @property
     def whole(self) -> bool:
         """Whether nothing is known to be missing."""
@@ -143,7 +153,7 @@ class Mender:
             return
         if start_ns is None:
             start_ns, after_id = watch.last_ns or self._clock.now_ns(), watch.last_id
-        watch.open = Gap(watch.name, TRADES, start_ns, None, reason, after_id)
+        watch.open = Gap(watch.name, TRADES, watch.free_start_ns(start_ns), None, reason, after_id)
         self._opened(watch.open)
         self._publish([watch.open])
 
@@ -158,7 +168,7 @@ class Mender:
         if watch.open is not None or watch.empty_holes >= EMPTY_HOLES_MAX:
             # An open gap is mended only when no id after it is missing, which includes these.
             return ()
-        start_ns = min(watch.last_ns or trade.event_ns, trade.event_ns)
+        start_ns = watch.free_start_ns(min(watch.last_ns or trade.event_ns, trade.event_ns))
         if len(watch.holes) >= HOLES_MAX:
             gap = watch.open = Gap(watch.name, TRADES, start_ns, None, "too many holes", hole.after_id)
             watch.recovered_ns = self._clock.now_ns()
@@ -256,11 +266,11 @@ class Mender:
         if isinstance(watch.seen, Runs) and type(gap.after_id) is int:
             with contextlib.suppress(Unsupported):
                 return await self._by_id(watch, gap.after_id, None)
-        first_id = await self._by_time(watch, gap, since_ns)
-        if isinstance(watch.seen, Runs) and type(first_id) is int and not watch.seen.whole(first_id):
-            # Between the newest that was served and the first live one there may be more.
-            return await self._by_id(watch, first_id, None)
-        return True
+        first_id, whole = await self._by_time(watch, gap, since_ns)
+        if not isinstance(watch.seen, Runs) or type(first_id) is not int:
+            return whole
+        # Ids tell better than times whether anything is missing between the newest that was served and the first live.
+        return watch.seen.whole(first_id) or await self._by_id(watch, first_id, None)
 
     async def _by_id(self, watch: Watch, after_id: int, before_id: int | None) -> bool:
         """Fetch what follows `after_id` until nothing is missing. Ids that the venue skips do not exist."""
@@ -292,8 +302,11 @@ class Mender:
         if watch.empty_holes == EMPTY_HOLES_MAX:
             log.warning("ids are not contiguous", instrument=watch.name)
 
-    async def _by_time(self, watch: Watch, gap: Gap, since_ns: int) -> int | str | None:
-        """Fetch from the gap's start until now; the first id that was served. Raises OutOfReach where it reaches less."""
+    async def _by_time(self, watch: Watch, gap: Gap, since_ns: int) -> tuple[int | str | None, bool]:
+        """Fetch from the gap's start until now. Gives the first id that was served, and whether that reached `since_ns`.
+
+        Raises OutOfReach where the venue does not go back to the start.
+        """
         now_ns = self._clock.now_ns()
         end_ns = max(now_ns, watch.last_ns, gap.start_ns) + NS
         first: Trade | None = None
@@ -309,18 +322,20 @@ class Mender:
             if page.start_ns is not None and page.end_ns is not None:
                 served.append((page.start_ns, page.end_ns))
             self.repaired(watch, page.events)
-        # Whole if the venue says so, or if what it served goes back to the last trade we had.
-        if not met and not _covers(served, gap.start_ns, max(gap.start_ns, min(since_ns, now_ns))):
+        reach_ns = _reach_ns(served, gap.start_ns)
+        # It goes back far enough if the venue says so, or if the last trade we had is among what it served.
+        if reach_ns is None and not met:
             raise OutOfReach(self._venue.name, f"{self._venue.name} serves no trades that far back")
-        return None if first is None else first.id
+        whole = met if reach_ns is None else reach_ns >= min(since_ns, now_ns)
+        return None if first is None else first.id, whole
 
     async def _by_candles(self, watch: Watch, gap: Gap, end_ns: int | None, reason: str) -> bool:
-        """The venue's own candles of the touched minutes stand in for trades it does not serve."""
+        """The venue's own candles of the touched minutes, for trades that it does not serve."""
         if Query.CANDLES not in self._venue.queries or MINUTE_S not in self._venue.intervals_s:
             return self._give_up(watch, gap, reason)
         since_ns = watch.recovered_ns
-        begin_ns = open_of(gap.start_ns, MINUTE_S)
         last_ns = (self._end_of(watch, gap) if end_ns is None else end_ns) - 1
+        begin_ns = open_of(gap.start_ns, MINUTE_S)
         finish_ns = open_of(max(last_ns, begin_ns), MINUTE_S) + MINUTE_S * NS
         wait_s = (finish_ns - self._clock.now_ns()) / NS + CANDLE_GRACE_S
         for _ in range(CANDLE_TRIES_MAX):
@@ -334,12 +349,13 @@ class Mender:
             except NEVER as e:
                 return self._give_up(watch, gap, e.text)
             if whole:
-                self._mended(watch, gap, finish_ns)
-                return True
+                break
             wait_s = CANDLE_GRACE_S
-        return self._give_up(watch, gap, "the venue's candles have a hole there")
+        return self._give_up(watch, gap, reason)
 
     async def _candles(self, watch: Watch, begin_ns: int, finish_ns: int) -> bool:
+        minute_ns = MINUTE_S * NS
+        known: list[tuple[int, int]] = []
         ask = Ask(
             query=Query.CANDLES,
             symbol=watch.instrument.symbol,
@@ -347,19 +363,17 @@ class Mender:
             start_ns=begin_ns,
             end_ns=finish_ns,
         )
-        minute_ns = MINUTE_S * NS
-        known: list[tuple[int, int]] = []
         async for page in self._asks(ask):
-            closed = [
-                e for e in page.events if isinstance(e, Candle) and e.closed and begin_ns <= e.open_ns < finish_ns
-            ]
+            candles = [e for e in page.events if isinstance(e, Candle) and begin_ns <= e.open_ns < finish_ns]
+            closed = [candle for candle in candles if candle.closed]
             known.extend((candle.open_ns, candle.open_ns + minute_ns) for candle in closed)
-            growing = [e.open_ns for e in page.events if isinstance(e, Candle) and not e.closed]
             if page.start_ns is not None and page.end_ns is not None:
-                # Empty minutes are known too; but not those that had not closed.
-                known.append((page.start_ns, min([page.end_ns, *growing])))
+                # Empty minutes are known too; but not one that had not closed.
+                growing_ns = min((candle.open_ns for candle in candles if not candle.closed), default=page.end_ns)
+                known.append((page.start_ns, min(page.end_ns, growing_ns)))
             self.repaired(watch, closed)
-        return _covers(known, begin_ns, finish_ns)
+        reach_ns = _reach_ns(known, begin_ns)
+        return reach_ns is not None and reach_ns >= finish_ns
 
     # -- how it ends
 
@@ -439,15 +453,13 @@ class NewestFirst:
         self._free += 1
 
 
-def _covers(stretches: Iterable[tuple[int, int]], start_ns: int, end_ns: int) -> bool:
-    """Whether the stretches together hold [start_ns, end_ns)."""
-    reach_ns = start_ns
-    any_ = False
-    for begin_ns, finish_ns in sorted(stretches):
-        if begin_ns <= reach_ns:
-            any_ = True
-            reach_ns = max(reach_ns, finish_ns)
-    return any_ and reach_ns >= end_ns
+def _reach_ns(stretches: Iterable[tuple[int, int]], start_ns: int) -> int | None:
+    """How far the stretches together reach without a hole from `start_ns`; None where none holds it."""
+    reach_ns: int | None = None
+    for begin_ns, end_ns in sorted(stretches):
+        if begin_ns <= (start_ns if reach_ns is None else reach_ns) and end_ns >= start_ns:
+            reach_ns = max(reach_ns or end_ns, end_ns)
+    return reach_ns
 
 
 def _nobody(_watch: Watch, _events: Sequence[Event]) -> int:

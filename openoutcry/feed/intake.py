@@ -10,7 +10,7 @@ import structlog
 from openoutcry.bus import Bus
 from openoutcry.clock import NS, Clock
 from openoutcry.errors import Unreadable
-from openoutcry.events import Event, Liquidation, Trade
+from openoutcry.events import Candle, Event, Liquidation, Trade, VenueCandle
 from openoutcry.feed.backfill import Mender, Watch
 from openoutcry.feed.dedupe import Recent
 from openoutcry.telemetry import Telemetry
@@ -83,7 +83,7 @@ class Intake:
                 self._duplicates += 1
                 continue
             counts[kind] = counts.get(kind, 0) + 1
-            out.append(event)
+            out.append(VenueCandle(event) if kind is Candle else event)  # type: ignore[arg-type]
         if out:
             self._publish(out)
 
@@ -98,7 +98,7 @@ class Intake:
                     self._duplicates += 1
                     continue
                 watch.learned(event)
-            out.append(event)
+            out.append(VenueCandle(event) if isinstance(event, Candle) else event)
             self._events[type(event)] = self._events.get(type(event), 0) + 1
         if out:
             self._publish(out)

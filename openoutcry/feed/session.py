@@ -390,7 +390,8 @@ class Link:
         """Open, serve until the connection ends, close."""
         line = self._line
         try:
-            url = line.venue.url(line.address, line.endpoint, tuple(line.wanted.values()))
+            # Streams are asked for on the open connection, always: an address that names hundreds outgrows what is taken.
+            url = line.venue.url(line.address, line.endpoint, ())
             socket = await line.sockets.open(url)
         except TransportError as e:
             self.reason, self.detail = "connect", str(e)
@@ -486,8 +487,7 @@ class Link:
 
     def _take_ack(self, names: tuple[str, ...]) -> None:
         if not names:
-            waiting, undo = self._pending.popleft() if self._pending else (set[str](), True)
-            names = () if undo else tuple(waiting)
+            names = tuple(self._oldest_asked())
         for name in names:
             self._settle(name)
             slot = self._slots.get(name)
@@ -501,8 +501,8 @@ class Link:
 
     def _take_refusal(self, name: str | None, reason: str) -> None:
         if name is None:
-            waiting, undo = self._pending.popleft() if self._pending else (set[str](), True)
-            if undo or len(waiting) != 1:
+            waiting = self._oldest_asked()
+            if len(waiting) != 1:
                 # One of several: asked for one by one, the bad one shows itself.
                 self._alone.extend(sorted(waiting))
                 self.work.set()
@@ -515,6 +515,15 @@ class Link:
             return
         self._unlist(slot)
         self._line.refuse(slot.stream, reason)
+
+    def _oldest_asked(self) -> set[str]:
+        """What an answer without names is about: answers come in the order of the asking."""
+        while self._pending:
+            names, undo = self._pending.popleft()
+            # Whether giving up is answered at all differs by venue.
+            if not undo:
+                return names
+        return set()
 
     def _settle(self, name: str) -> None:
         for entry in self._pending:

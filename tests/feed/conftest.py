@@ -28,6 +28,7 @@ from openoutcry.events import (
     Quote,
     Side,
     Trade,
+    VenueCandle,
 )
 from openoutcry.feed.desk import Access, Numbers
 from openoutcry.feed.feed import Feed as TheFeed
@@ -78,7 +79,7 @@ class ToyVenue:
     def __init__(self, name: str = "toy", **limits: Any) -> None:
         self.name = name
         self.rest = "https://rest.toy"
-        self.sockets = {"public": "wss://toy/public", "slow": "wss://toy/slow"}
+        self.sockets: Mapping[str, str] = {"public": "wss://toy/public", "slow": "wss://toy/slow"}
         wanted: dict[str, Any] = {
             "streams_per_connection": 100,
             "streams_per_subscribe": 10,
@@ -367,10 +368,9 @@ class Rig:
         self.world = World(self.clock)
         self.bus = Bus()
         self.telemetry = Telemetry()
-        self.heard: list[Event] = []
-        for kind in (Trade, Quote, Liquidation, Gap, Mended, Abandoned, Candle, OpenInterest, PredictedFunding):
-            self.bus.listen(kind, self.heard.append)
-        for kind in (DepthSnapshot, DepthDelta):
+        self.heard: list[Any] = []
+        kinds: tuple[type, ...] = (Trade, Quote, Liquidation, Gap, Mended, Abandoned, VenueCandle, OpenInterest)
+        for kind in (*kinds, PredictedFunding, DepthSnapshot, DepthDelta):
             self.bus.listen(kind, self.heard.append)
         self.venue = venues[0]
         self.frames: list[tuple[str, str, int, bytes]] = []
@@ -403,7 +403,7 @@ class Rig:
             await asyncio.sleep(0)
 
     def of(self, kind: type, symbol: str = "AAA") -> list[Any]:
-        return [e for e in self.heard if type(e) is kind and e.instrument == f"{self.venue.name}:{symbol}"]
+        return [e for e in self.heard if type(e) is kind and e.instrument == f"{self.venue.name}:{symbol}"]  # type: ignore[attr-defined]
 
     def ids(self, symbol: str = "AAA") -> list[int | str]:
         return [e.id for e in self.of(Trade, symbol)]
