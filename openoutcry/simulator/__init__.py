@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
+from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
 
 PERSONALITIES: Mapping[str, type[Personality]] = {
     "binance": BinanceSpot,
     "binance_futures": BinanceFutures,
     "binance_delivery": BinanceDelivery,
+    "hyperliquid": Hyperliquid,
     "coinmarketcap": CoinMarketCap,
 }

@@ -18,8 +18,9 @@ What to beware of:
 * `side` is the aggressor's: B bought, A sold. `tid` is a hash, not a sequence: trades of one block stand in a frame in
   the order they were made, so the place in the frame orders them. REST lists them newest first, frames oldest first.
 * The first frame after a subscription repeats old trades; they carry their old ids.
-* A candle has no closed flag. It is given as closed when the next one opens, or when it comes CLOSED_AFTER_NS past its
-  end. It has no quote volume either: volume x (high + low + close) / 3 is an estimate.
+* A candle has no closed flag. A streamed one is given as closed when the next one opens, never by the clock: after a
+  stall old states arrive late. An answer's newest one is closed CLOSED_AFTER_NS after its end.
+* A candle has no quote volume: volume x (high + low + close) / 3 is an estimate.
 * Weekly candles open on Thursday, so one day is the longest that is asked for.
 * Only the last 5,000 candles of an interval are served, and the last few trades.
 * Contexts carry no time: the receive time is theirs. Funding is settled every full hour.
@@ -81,7 +82,7 @@ CANDLES_SERVED = 5_000  # newest candles of an interval that the venue still has
 FUNDINGS_PAGE = 500
 TRADES_PAGE = 500
 NAMES_MAX = 20_000  # coins remembered: far above what is listed
-CLOSED_AFTER_NS = 5 * NS  # a candle that comes so long after its end will not change
+CLOSED_AFTER_NS = 5 * NS  # a candle that is asked for so long after its end will not change
 HOUR_NS = 3_600 * NS
 RETRY_S = 10.0  # after a 429 that does not say
 RETRY_S_MAX = 3_600.0
@@ -348,7 +349,7 @@ class Hyperliquid:
             coin, _, quote = symbol.partition("/")
             quote = quote or "USDC"
             return _instrument(symbol, Kind.SPOT, coin, quote, quote, 8, 8)
-        return _instrument(symbol, Kind.PERPETUAL, symbol.rpartition(":")[2], "USDC", "USDC", 6, 6)
+        return _instrument(symbol, Kind.PERPETUAL, symbol.rpartition(":")[2], "USD", "USDC", 6, 6)
 
     # Streams
 
@@ -433,8 +434,7 @@ class Hyperliquid:
         interval_s = _INTERVALS_S.get(row.interval)
         if interval_s is None:
             return [Skipped("interval", row.interval)]
-        over = received_ns > row.end_ms * _MS + CLOSED_AFTER_NS
-        candle = _candle(self._name(row.coin), row, interval_s, received_ns, closed=over)
+        candle = _candle(self._name(row.coin), row, interval_s, received_ns, closed=False)
         key = (row.coin, interval_s)
         last = self._growing.get(key)
         if last is not None and candle.open_ns < last.open_ns:
@@ -443,7 +443,7 @@ class Hyperliquid:
         if len(self._growing) >= NAMES_MAX and key not in self._growing:
             self._growing.clear()
         self._growing[key] = candle
-        if last is not None and last.open_ns < candle.open_ns and not last.closed:
+        if last is not None and last.open_ns < candle.open_ns:
             return [msgspec.structs.replace(last, closed=True, received_ns=received_ns), candle]
         return [candle]
 
@@ -555,7 +555,7 @@ class Hyperliquid:
                 perpetual.name,
                 Kind.PERPETUAL,
                 perpetual.name.rpartition(":")[2],
-                settle,
+                "USD",
                 settle,
                 max(0, 6 - perpetual.size_decimals),
                 perpetual.size_decimals,
