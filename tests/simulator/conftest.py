@@ -17,6 +17,7 @@ START_NS = 1_795_179_620 * NS
 Play = Callable[..., Awaitable[Simulator]]
 Get = Callable[..., Awaitable[httpx2.Response]]
 Dial = Callable[[str], Awaitable[ClientConnection]]
+Drain = Callable[[ClientConnection], Awaitable[list[bytes]]]
 
 
 @pytest.fixture
@@ -64,3 +65,19 @@ async def dial() -> AsyncIterator[Dial]:
     yield open_one
     for line in opened:
         await line.close()
+
+
+@pytest.fixture
+def drain() -> Drain:
+    """All frames that a Binance line was sent so far: those before the answer to a question of ours."""
+
+    async def until_answered(line: ClientConnection) -> list[bytes]:
+        await line.send('{"method":"GET_PROPERTY","params":["combined"],"id":"fence"}')
+        frames: list[bytes] = []
+        while True:
+            frame = await line.recv(decode=False)
+            if b'"fence"' in frame:
+                return frames
+            frames.append(frame)
+
+    return until_answered
