@@ -419,6 +419,8 @@ class Desk:
 
     def recovered(self, stream: Stream) -> None:
         """The stream flows."""
+        if self._stopping:
+            return
         for watch in self._watches_of(stream):
             self.mender.recovered(watch)
 

@@ -69,11 +69,10 @@ class Feed:
         """End everything, within two seconds."""
         for desk in self._desks.values():
             desk.stop()
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            _, left = await asyncio.wait(tasks, timeout=STOP_S_MAX)
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=STOP_S_MAX)
             if left:
                 log.warning("feed did not stop in time", tasks=sorted(task.get_name() for task in left))
 
