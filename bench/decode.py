@@ -131,7 +131,9 @@ def _binance_trade(frame: Any) -> Trade:
 def _delivery_trade(frame: Any) -> Trade:
     row = frame.data
     side = _SELL if row.buyer_made else _BUY
-    price, contracts = Decimal(row.price), Decimal(row.size)
+    price, contracts = row.price, row.size
+    if type(price) is str:
+        price, contracts = Decimal(price), Decimal(contracts)
     value = contracts * HUNDRED
     size = (value / price).quantize(SATOSHI)
     count = row.last - row.first + 1

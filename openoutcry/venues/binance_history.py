@@ -70,8 +70,6 @@ DAY_NS = 24 * HOUR_NS
 TRADES_WINDOW_NS = HOUR_NS
 # openInterestHist serves the latest 30 days; the hour keeps a request that takes its time inside of them.
 INTEREST_REACH_NS = 30 * DAY_NS - HOUR_NS
-# Perpetuals settle hourly at most, so a window of so many hours never holds more rows than a page.
-FUNDING_WINDOW_NS = FUNDINGS_MAX * HOUR_NS
 # The newest candle of an answer may be some seconds late (30 seen); a row that is not there yet proves nothing.
 LATE_NS = 60 * NS
 # REST reads a copy of the trades that trails the matching by a moment.
@@ -345,9 +343,8 @@ class AggTrades:
     `from_id` asks go on after that id; `newest` ones go back from the newest by id (`cursor` is the oldest id seen).
     """
 
-    page_max = TRADES_MAX
-
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, rows_max: int = TRADES_MAX) -> None:
+        self.page_max = rows_max
         self._endpoint = endpoint
 
     def request(self, ask: Ask) -> Request:
@@ -376,6 +373,9 @@ class AggTrades:
         rows = _aggregates(self._endpoint.body(ask, answer))
         name = self._endpoint.named(ask, listing, found=rows)
         _ascending([row.id for row in rows])
+        if ask.cursor is not None:
+            # Below the first id that the venue still has, it answers with what follows: those were told before.
+            rows = [row for row in rows if row.id < int(ask.cursor)]
         if self._endpoint.contracts:
             contract_sizes = {name: self._endpoint.contract_size(ask, listing)}
             says = [inverse_trade(contract_sizes, row, name, answer.received_ns) for row in rows]
@@ -419,7 +419,7 @@ class AggTrades:
         return Page(wanted, next=replace(ask, cursor=str(rows[0].id), limit=left))
 
     def _asked(self, ask: Ask) -> int:
-        rows = TRADES_MAX if ask.limit is None else max(1, min(ask.limit, TRADES_MAX))
+        rows = self.page_max if ask.limit is None else max(1, min(ask.limit, self.page_max))
         return rows if ask.cursor is None else min(rows, int(ask.cursor))
 
     def _window_end_ns(self, ask: Ask) -> int:
@@ -481,9 +481,13 @@ class InterestHistory:
     stretch is asked that holds more than a page. Without a start, pages go back from the newest.
     """
 
-    page_max = INTERESTS_MAX
-
-    def __init__(self, endpoint: Endpoint, subject: Callable[[str], Sequence[tuple[str, str]]]) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        subject: Callable[[str], Sequence[tuple[str, str]]],
+        rows_max: int = INTERESTS_MAX,
+    ) -> None:
+        self.page_max = rows_max
         self._endpoint = endpoint
         self._subject = subject
 
@@ -548,7 +552,7 @@ class InterestHistory:
         return ask.interval_s
 
     def _asked(self, ask: Ask) -> int:
-        return INTERESTS_MAX if ask.limit is None else max(1, min(ask.limit, INTERESTS_MAX))
+        return self.page_max if ask.limit is None else max(1, min(ask.limit, self.page_max))
 
     def _stretch(self, ask: Ask) -> tuple[int | None, int | None]:
         width_ns = self._asked(ask) * self._period_s(ask) * NS
@@ -587,13 +591,13 @@ class Premium:
 
 
 class FundingHistory:
-    """Settled rates. A row's period is the time since the settlement before it (`cursor` carries that one over to the
+    """Settled rates. They settle hourly at most, so a stretch of about as many hours as a page has rows fits one, and going
+    back takes such stretches. A row's period is the time since the settlement before it (`cursor` carries that one over to the
     next page): the interval is per symbol and changes, and stamps are some milliseconds past the hour.
     """
 
-    page_max = FUNDINGS_MAX
-
-    def __init__(self, endpoint: Endpoint, born_ns: int) -> None:
+    def __init__(self, endpoint: Endpoint, born_ns: int, rows_max: int = FUNDINGS_MAX) -> None:
+        self.page_max = rows_max
         self._endpoint = endpoint
         self._born_ns = born_ns
 
@@ -644,15 +648,19 @@ class FundingHistory:
 
     def _asked(self, ask: Ask) -> int:
         if ask.limit is None or (ask.newest and ask.end_ns is not None):
-            return FUNDINGS_MAX
-        return max(1, min(ask.limit, FUNDINGS_MAX))
+            return self.page_max
+        return max(1, min(ask.limit, self.page_max))
+
+    def _width_ns(self) -> int:
+        # Stamps jitter by milliseconds, so a stretch may hold one more row than it has hours.
+        return max(1, self.page_max - 1) * HOUR_NS
 
     def _stretch(self, ask: Ask) -> tuple[int | None, int | None]:
         if not ask.newest:
             return ask.start_ns or self._born_ns, ask.end_ns
         if ask.end_ns is None:
             return None, None
-        return max(ask.start_ns or self._born_ns, ask.end_ns - FUNDING_WINDOW_NS), ask.end_ns
+        return max(ask.start_ns or self._born_ns, ask.end_ns - self._width_ns()), ask.end_ns
 
 
 class Tickers:
@@ -718,12 +726,12 @@ def _refusal(venue: str, ask: Ask, answer: Answer) -> Exception:
     except UNREADABLE:
         code, text = 0, ""
     status = answer.status
+    if status == 403:
+        return RateLimited(venue, f"{venue}'s firewall turned us away", _retry_s(answer, FIREWALL_S))
     if status in {418, 429} or code == -1003:
         banned = status == 418
         wait_s = _retry_s(answer, BAN_S if banned else RETRY_S)
         return RateLimited(venue, f"{venue} asks to slow down", wait_s, banned=banned)
-    if status == 403:
-        return RateLimited(venue, f"{venue}'s firewall turned us away", _retry_s(answer, FIREWALL_S))
     if status == 451:
         return Unavailable(venue, f"{venue} does not serve the place we ask from", HOUR_NS / NS)
     if code == -1121 or (code == -1100 and "'symbol'" in text):
