@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from openoutcry.clock import ManualClock
 from openoutcry.errors import Invalid, UnknownVenue
-from openoutcry.events import NS, DepthSnapshot, Event, Trade
+from openoutcry.events import NS, Candle, DepthSnapshot, Event, Side, Trade
 from openoutcry.feed.recorder import Recorder
 from openoutcry.feed.replay import Replay, Summary, as_json
 from openoutcry.venues import VENUES
@@ -181,17 +182,148 @@ async def test_without_a_speed_nobody_waits(tmp_path: Path) -> None:
     assert len([events async for _, events in Replay([path], ManualClock()).paced(None)]) == 1_000
 
 
-# Real input
+# Real input: counts and sums were taken from the raw lines with another program
+
+
+def clean(summary: Summary) -> bool:
+    """Nothing was refused that should not be."""
+    return summary.unreadable == summary.damaged == summary.duplicates == 0 and not summary.skipped
+
+
+def trades_of(events: Iterable[Event]) -> list[Trade]:
+    return [event for event in events if isinstance(event, Trade)]
 
 
 def test_hyperliquid(recordings: Path) -> None:
     events, summary = played(recordings / "frames" / "HYPERLIQUID_20250126.gz")
     assert (summary.frames, summary.events) == (55, {"Trade": 64, "DepthSnapshot": 46})
-    assert summary.unreadable == summary.damaged == summary.duplicates == 0
-    assert summary.skipped == {}
-    trades = [e for e in events if isinstance(e, Trade)]
+    assert clean(summary)
+    trades = trades_of(events)
     assert sum((t.size for t in trades), Decimal(0)) == Decimal("0.92773")
     assert trades[-1].price == Decimal("105051.0")
     books = [e for e in events if isinstance(e, DepthSnapshot)]
     assert {(len(b.bids), len(b.asks)) for b in books} == {(20, 20)}
     assert books[0].bids[0] == (Decimal("105055.0"), Decimal("3.03622"))
+
+
+def test_binance_without_a_recorded_listing(recordings: Path) -> None:
+    events, summary = played(recordings / "frames" / "BINANCE.ws.1.0.gz")
+    assert summary.venues == ["binance"]
+    assert (summary.frames, summary.answers, summary.listed) == (265, 4, 0)
+    assert summary.events == {"DepthDelta": 177, "Quote": 84, "Trade": 2, "Candle": 2}
+    assert clean(summary)
+    first, second = trades_of(events)
+    assert first == Trade(
+        "binance:NKNUSDT",
+        1_633_998_523_963_000_000,
+        1_633_998_523_957_215_000,
+        15_683_430,
+        15_683_430,
+        Side.BUY,
+        Decimal("0.35280000"),
+        Decimal("58.00000000"),
+    )
+    assert first.size + second.size == Decimal(235)
+    candle = next(e for e in events if isinstance(e, Candle))
+    assert (candle.open_ns, candle.volume, candle.quote_volume, candle.trades, candle.closed) == (
+        1_633_998_480_000_000_000,
+        Decimal(25_877),
+        Decimal("9116.04600000"),
+        30,
+        False,
+    )
+
+
+def test_binance_futures_with_the_listing_recorded_beside(recordings: Path) -> None:
+    events, summary = played(recordings / "frames" / "BINANCE_FUTURES.ws.1.0.gz")
+    assert summary.venues == ["binance_futures"]
+    assert (summary.frames, summary.answers, summary.listed) == (1_535, 5, 122)
+    assert summary.events == {"DepthDelta": 764, "Quote": 613, "Trade": 91, "Candle": 67}
+    assert clean(summary)
+    trades = trades_of(events)
+    assert sum((t.size for t in trades), Decimal(0)) == Decimal(177_768)
+    assert Counter(t.side for t in trades) == {Side.BUY: 47, Side.SELL: 44}
+    assert (trades[0].instrument, trades[0].id, trades[0].price) == (
+        "binance_futures:CTKUSDT",
+        16_599_292,
+        Decimal("1.011"),
+    )
+    closed = {e.instrument: e for e in events if isinstance(e, Candle) and e.closed}
+    assert len(closed) == sum(isinstance(e, Candle) and e.closed for e in events) == 4
+    assert {e.open_ns for e in closed.values()} == {1_626_992_700_000_000_000}
+    assert summary.first_ns == 1_626_992_741_062_170_000
+
+
+def test_binance_delivery_counts_contracts_by_the_listing_recorded_beside(recordings: Path) -> None:
+    events, summary = played(recordings / "frames" / "BINANCE_DELIVERY.ws.1.0.gz")
+    assert summary.venues == ["binance_delivery"]
+    assert (summary.frames, summary.answers, summary.listed) == (4_371, 1, 36)
+    assert summary.events == {"DepthDelta": 2_047, "Quote": 2_240, "Trade": 51, "Candle": 33}
+    assert clean(summary)
+    trades = trades_of(events)
+    assert Counter(t.side for t in trades) == {Side.SELL: 34, Side.BUY: 17}
+    assert sum((t.contracts or Decimal(0) for t in trades), Decimal(0)) == Decimal(15_655)
+    for trade in trades:
+        usd = 100 if trade.instrument.startswith("binance_delivery:BTC") else 10
+        assert trade.contracts is not None
+        assert trade.value == trade.contracts * usd
+        assert trade.size == (trade.value / trade.price).quantize(Decimal("1e-8"))
+    # The volume column of the venue is contracts; its "quote volume" is coins.
+    candle = next(e for e in events if isinstance(e, Candle))
+    assert (candle.volume, candle.quote_volume) == (Decimal("9.49653573"), Decimal(18_930))
+
+
+OKX_LISTING = {
+    "SPOT": [{"instId": "BTC-USDT", "instType": "SPOT", "baseCcy": "BTC", "quoteCcy": "USDT"}],
+    "SWAP": [{"instId": "UNI-USD-SWAP", "instType": "SWAP", "uly": "UNI-USD", "settleCcy": "UNI", "ctVal": "10"}],
+    "FUTURES": [
+        {"instId": "BTC-USD-220527", "instType": "FUTURES", "uly": "BTC-USD", "settleCcy": "BTC", "ctVal": "100"}
+    ],
+}
+
+
+def okx_listing(folder: Path) -> Path:
+    """As cryptofeed would have recorded it beside the session."""
+    common = {"state": "live", "tickSz": "0.1", "lotSz": "1", "ctMult": "1", "ctType": "inverse", "ctValCcy": "USD"}
+    with gzip.open(folder / "OKX.0.gz", "wb") as file:
+        for kind, rows in OKX_LISTING.items():
+            body = {"code": "0", "msg": "", "data": [common | {"listTime": "1", "expTime": ""} | row for row in rows]}
+            url = b"https://www.okx.com/api/v5/public/instruments?instType=%s" % kind.encode()
+            file.write(b"%s -> 1652459220.5: %s\n" % (url, msgspec.json.encode(body)))
+    return folder / "OKX.0.gz"
+
+
+def test_okx_with_a_listing(recordings: Path, tmp_path: Path) -> None:
+    events, summary = played(recordings / "frames" / "OKX.ws.1.0.gz", okx_listing(tmp_path))
+    assert (summary.frames, summary.sent, summary.answers, summary.listed) == (410, 3, 3, 3)
+    assert summary.events == {"Quote": 28, "Trade": 74, "DepthSnapshot": 3, "DepthDelta": 287}
+    assert summary.signals == {"subscribed": 18}
+    assert clean(summary)
+    trades = trades_of(events)
+    assert Counter(t.side for t in trades) == {Side.BUY: 48, Side.SELL: 26}
+    dated = trades[0]
+    assert (dated.instrument, dated.contracts, dated.value, dated.size) == (
+        "okx:BTC-USD-220527",
+        Decimal(1),
+        Decimal(100),
+        Decimal("0.00330920"),
+    )
+    assert sum((t.contracts or t.size for t in trades), Decimal(0)) == Decimal("138.48657495")
+
+
+def test_okx_without_a_listing_leaves_out_what_it_cannot_count_and_says_so(recordings: Path) -> None:
+    """A derivative's name does not tell its contract size; a pair's name tells all."""
+    events, summary = played(recordings / "frames" / "OKX.ws.1.0.gz")
+    assert {e.instrument for e in events} == {"okx:BTC-USDT"}
+    assert summary.skipped == {"unknown_instrument": 200}
+    assert summary.events == {"Quote": 25, "Trade": 69, "DepthSnapshot": 1, "DepthDelta": 97}
+    assert summary.unreadable == summary.damaged == summary.duplicates == 0
+
+
+def test_all_recordings_at_once_are_one_stream_in_the_order_of_time(recordings: Path) -> None:
+    names = ["BINANCE", "BINANCE_FUTURES", "BINANCE_DELIVERY", "OKX"]
+    replay = Replay([recordings / "frames" / f"{name}.ws.1.0.gz" for name in names], ManualClock())
+    times = [received_ns for received_ns, _ in replay._steps()]
+    assert times == sorted(times)
+    assert replay.summary.frames == 265 + 1_535 + 4_371 + 410
+    assert replay.summary.venues == ["binance", "binance_futures", "binance_delivery", "okx"]
