@@ -1,5 +1,6 @@
 """Candles against the obvious: all trades sorted, every candle computed from scratch."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from functools import partial
@@ -358,7 +359,7 @@ def test_the_candle_of_the_venue_that_agrees_closes_the_minute_before_its_time()
     closed = candles.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1))
     assert plain((c.side.value, c.origin) for c in closed) == [("buy", "trades"), ("both", "trades")]
     assert candles.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1)) == ()
-    assert candles.counts == {"confirmed": 1}
+    assert candles.counts == Counter({"confirmed": 1})
 
 
 def test_the_candle_of_the_venue_that_disagrees_waits_for_trades_on_their_way() -> None:
@@ -514,7 +515,7 @@ def test_a_trade_far_ahead_of_our_clock_does_not_make_the_others_too_late() -> N
     candles.on_trade(trade(0, trade_id=1))
     candles.on_trade(trade(600, trade_id=2, late_ns=-600 * MINUTE))
     candles.on_trade(trade(0, 1, trade_id=3))
-    assert candles.counts == {"ahead": 1}
+    assert candles.counts == Counter({"ahead": 1})
     grown = candles.growing(NAME, 60)
     assert grown is not None
     assert grown.trades == 2
