@@ -81,6 +81,8 @@ FOREVER_NS = 2**63 - 1
 
 _PERIODS_S = frozenset({300, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400})
 _BOTH = Side.BOTH
+# Cursors of funding history that goes back: rows were found already; look at the newest there are.
+_BACK, _NOW = "back", "now"
 T = TypeVar("T")
 
 
@@ -247,8 +249,8 @@ class Candles:
     """The venue's candles.
 
     Spot and USDM give the first rows of a stretch that holds more than a page, COINM (`days_max`, the longest stretch it
-    takes) the last ones: there no stretch is asked that holds more than a page. The candle that is still growing is
-    among the rows; it is closed when its end has passed.
+    takes) the last ones: there no stretch is asked that holds more than a page. Without a start all give the last ones.
+    The candle that is still growing is among the rows; it is closed when its end has passed.
     """
 
     def __init__(
@@ -296,22 +298,23 @@ class Candles:
         ]
         full = len(rows) >= self._asked(ask)
         left = None if ask.limit is None else ask.limit - len(candles)
-        asked_start_ns, asked_end_ns = self._stretch(ask)
+        known_until_ns = _known_until_ns(candles, interval_ns, answer.received_ns)
         if ask.newest:
-            reach_ns = candles[0].open_ns if full and candles else asked_start_ns or first_ns
-            more = bool(candles) and reach_ns > first_ns and (full or self._days_max is not None)
+            # COINM looks back 200 days and no further: a page that is not full says nothing of what lies before.
+            more = bool(candles) and candles[0].open_ns > first_ns and (full or self._days_max is not None)
+            if not candles and self._days_max is not None:
+                return Page(())
+            reach_ns = candles[0].open_ns if more else first_ns
             following = replace(ask, end_ns=reach_ns, limit=left) if more and left != 0 else None
-            whole_start_ns, until_ns = reach_ns, end_ns
-        else:
-            until_ns = candles[-1].open_ns + interval_ns if full and candles else asked_end_ns or FOREVER_NS
-            more = until_ns < min(end_ns, answer.received_ns)
-            following = replace(ask, start_ns=until_ns, limit=left) if more and left != 0 else None
-            whole_start_ns = first_ns
+            return Page(candles, next=following, start_ns=reach_ns, end_ns=max(reach_ns, min(end_ns, known_until_ns)))
+        _, asked_end_ns = self._stretch(ask)
+        until_ns = candles[-1].open_ns + interval_ns if full and candles else asked_end_ns or FOREVER_NS
+        more = left != 0 and until_ns < min(end_ns, answer.received_ns)
         return Page(
             candles,
-            next=following,
-            start_ns=whole_start_ns,
-            end_ns=max(whole_start_ns, min(until_ns, _known_until_ns(candles, interval_ns, answer.received_ns))),
+            next=replace(ask, start_ns=until_ns, limit=left) if more else None,
+            start_ns=first_ns,
+            end_ns=max(first_ns, min(until_ns, known_until_ns)),
         )
 
     def _interval_s(self, ask: Ask) -> int:
@@ -326,15 +329,13 @@ class Candles:
 
     def _stretch(self, ask: Ask) -> tuple[int | None, int | None]:
         """What is asked of the venue, ends that are left open None."""
+        if ask.newest:
+            return None, ask.end_ns
         if self._days_max is None:
-            return (None if ask.newest else ask.start_ns or self._born_ns), ask.end_ns
+            return ask.start_ns or self._born_ns, ask.end_ns
         width_ns = min(self._asked(ask) * self._interval_s(ask) * NS, self._days_max * DAY_NS)
         first_ns = max(ask.start_ns or 0, self._born_ns)
-        if not ask.newest:
-            return first_ns, min(ask.end_ns or FOREVER_NS, first_ns + width_ns)
-        if ask.end_ns is None:
-            return None, None
-        return max(first_ns, ask.end_ns - width_ns), ask.end_ns
+        return first_ns, min(FOREVER_NS if ask.end_ns is None else ask.end_ns, first_ns + width_ns)
 
 
 class AggTrades:
@@ -519,8 +520,9 @@ class InterestHistory:
         left = None if ask.limit is None else ask.limit - len(events)
         asked_start_ns, asked_end_ns = self._stretch(ask)
         if self._newest(ask):
-            oldest_ns = events[0].event_ns if events else start_ns
-            more = bool(events) and left != 0 and oldest_ns > max(start_ns, answer.received_ns - INTEREST_REACH_NS)
+            window_ns = start_ns if asked_start_ns is None else min(asked_start_ns, answer.received_ns)
+            oldest_ns = events[0].event_ns if events else window_ns
+            more = left != 0 and oldest_ns > max(start_ns, answer.received_ns - INTEREST_REACH_NS)
             following = replace(ask, end_ns=oldest_ns, limit=left) if more else None
             return Page(events, next=following)
         assert asked_start_ns is not None
@@ -628,7 +630,7 @@ class FundingHistory:
         wanted = events[-ask.limit :] if ask.newest and ask.limit else events
         left = None if ask.limit is None else ask.limit - len(wanted)
         if ask.newest:
-            return self._backward(ask, rows, wanted, left, first_ns)
+            return self._backward(ask, wanted, left, first_ns)
         full = len(rows) >= self._asked(ask)
         if not full:
             until_ns = max(first_ns, min(end_ns, answer.received_ns - LATE_NS))
@@ -638,13 +640,15 @@ class FundingHistory:
         following = replace(ask, start_ns=until_ns, limit=left, cursor=str(before_ns)) if more else None
         return Page(wanted, next=following, start_ns=first_ns, end_ns=until_ns)
 
-    def _backward(
-        self, ask: Ask, rows: Sequence[_Funding], wanted: Sequence[Event], left: int | None, first_ns: int
-    ) -> Page:
+    def _backward(self, ask: Ask, wanted: Sequence[FundingRate], left: int | None, first_ns: int) -> Page:
         start_ns, _ = self._stretch(ask)
-        reach_ns = start_ns if start_ns is not None else ns_of(rows[0].at) if rows else first_ns
-        more = bool(rows) and left != 0 and reach_ns > first_ns
-        return Page(wanted, next=replace(ask, end_ns=reach_ns, limit=left) if more else None)
+        if wanted:
+            reach_ns = wanted[0].funding_ns if start_ns is None else start_ns
+            more = left != 0 and reach_ns > first_ns
+            return Page(wanted, next=replace(ask, end_ns=reach_ns, limit=left, cursor=_BACK) if more else None)
+        # An empty stretch is the time before the listing, if there were rows after it; otherwise it may also be that the
+        # contract ended, or that the end lies ahead.
+        return Page((), next=replace(ask, cursor=_NOW) if ask.cursor is None and ask.end_ns is not None else None)
 
     def _asked(self, ask: Ask) -> int:
         if ask.limit is None or (ask.newest and ask.end_ns is not None):
@@ -658,7 +662,7 @@ class FundingHistory:
     def _stretch(self, ask: Ask) -> tuple[int | None, int | None]:
         if not ask.newest:
             return ask.start_ns or self._born_ns, ask.end_ns
-        if ask.end_ns is None:
+        if ask.end_ns is None or ask.cursor == _NOW:
             return None, None
         return max(ask.start_ns or self._born_ns, ask.end_ns - self._width_ns()), ask.end_ns
 

@@ -277,14 +277,10 @@ def test_candles_of_a_stretch_are_found_whichever_end_the_venue_cuts(
     inside = [row[0] * MS for row in rows if start_ns <= row[0] * MS < end_ns]
     wanted = inside if limit is None else inside[-limit:] if newest else inside[:limit]
     found = [event for event in events_of(pages, backward=newest) if isinstance(event, Candle)]
-    if newest and windowed:
-        # Going back ends at the first page without a row: nobody can tell an outage of a page's length from the listing.
-        assert [candle.open_ns for candle in found] == wanted[len(wanted) - len(found) :]
-    else:
-        assert [candle.open_ns for candle in found] == wanted
+    assert [candle.open_ns for candle in found] == wanted
     for page in pages:
-        assert page.start_ns is not None
-        assert page.end_ns is not None
+        if page.start_ns is None or page.end_ns is None:
+            continue
         assert page.start_ns <= page.end_ns
         told = {event.open_ns for event in page.events if isinstance(event, Candle)}
         assert {at for at in inside if page.start_ns <= at < page.end_ns} <= told
