@@ -1,0 +1,120 @@
+"""What must be known before live candles are right: after a start, or when an instrument is followed anew."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from openoutcry.clock import NS, Clock
+from openoutcry.errors import Refusal
+from openoutcry.events import INTERVALS_S, MINUTE_S, Candle, Side, Trade, open_of
+from openoutcry.instrument import Instrument
+from openoutcry.market.market import Market
+from openoutcry.market.series import Of, Series, SeriesKey
+
+DAY_S = 86_400
+# How far back minutes are fetched; never less than to 00:00 UTC.
+BACK_S = 86_400.0
+
+log = structlog.get_logger()
+
+
+class Seeded(Protocol):
+    """What is needed of aggregates/candles.py."""
+
+    def seed(self, candles: Iterable[Candle]) -> None:
+        """Take closed candles of before, of any stored interval and side."""
+        ...
+
+    def vouch(self, instrument: str, start_ns: int, end_ns: int | None = None, *, sides: bool = True) -> None:
+        """All of [start_ns, end_ns) is known: what was not given did not trade. `sides` False: only side BOTH."""
+        ...
+
+
+class Warm:
+    """Fills the store and seeds the live candles of instruments, from the store and from their venues."""
+
+    def __init__(self, market: Market, seeded: Seeded, clock: Clock, *, back_s: float = BACK_S) -> None:
+        self._market, self._seeded, self._clock, self._back_s = market, seeded, clock, back_s
+
+    async def warm(self, instrument: Instrument) -> bool:
+        """Fetch the minutes since the last stored one, and the longer candles that the growing ones are folded from.
+
+        Gives False where the venue did not give all of it: what came is kept, and the candles that lack it are asked of
+        the venue later instead of being wrong.
+        """
+        now_ns = self._clock.now_ns()
+        end_ns = open_of(now_ns, MINUTE_S)
+        back_ns = min(open_of(now_ns, DAY_S), open_of(now_ns - round(self._back_s * NS), MINUTE_S))
+        try:
+            await self._closed(instrument, MINUTE_S, Side.BOTH, back_ns, end_ns)
+            whole = True
+            for interval_s, start_ns, stop_ns in _ladder(now_ns):
+                whole = await self._seed(instrument, interval_s, start_ns, stop_ns) and whole
+        except Refusal as e:
+            log.warning("not warm", instrument=instrument.name, error=e.text)
+            return False
+        return whole
+
+    async def _seed(self, instrument: Instrument, interval_s: int, start_ns: int, end_ns: int) -> bool:
+        rows = await self._closed(instrument, interval_s, Side.BOTH, start_ns, end_ns)
+        if rows is None:
+            return False
+        self._seeded.seed(rows)
+        self._seeded.vouch(instrument.name, start_ns, end_ns, sides=False)
+        buys = await self._ours(instrument, interval_s, Side.BUY, start_ns, end_ns)
+        sells = await self._ours(instrument, interval_s, Side.SELL, start_ns, end_ns)
+        if buys is not None and sells is not None:
+            self._seeded.seed([*buys, *sells])
+            self._seeded.vouch(instrument.name, start_ns, end_ns)
+        return True
+
+    async def _ours(
+        self, instrument: Instrument, interval_s: int, side: Side, start_ns: int, end_ns: int
+    ) -> Sequence[Candle] | None:
+        """Candles of one side, which no venue gives: only where we kept them whole."""
+        key = SeriesKey(instrument.name, Of.CANDLES, interval_s, side)
+        if not self._market.coverage(key).whole(start_ns, end_ns):
+            return None
+        return await self._closed(instrument, interval_s, side, start_ns, end_ns)
+
+    async def _closed(
+        self, instrument: Instrument, interval_s: int, side: Side, start_ns: int, end_ns: int
+    ) -> Sequence[Candle] | None:
+        if start_ns >= end_ns:
+            return []
+        limit = (end_ns - start_ns) // (interval_s * NS)
+        told = await self._market.candles(
+            instrument, interval_s, limit=limit, side=side, start_ns=start_ns, end_ns=end_ns
+        )  # fmt: skip
+        return None if told.missing else told.rows
+
+
+def last_trade(series: Series) -> Callable[[str], tuple[int | str, int] | None]:
+    """For the feed to go on from: the id and time (ns) of the newest stored trade of an instrument; None where none is.
+
+    The function reads the store at once: it is meant for starts. Raises Unavailable.
+    """
+
+    def of(instrument: str) -> tuple[int | str, int] | None:
+        for row in series.read(SeriesKey(instrument, Of.TRADES), limit=1, newest=True):
+            assert isinstance(row, Trade)
+            return row.id, row.event_ns
+        return None
+
+    return of
+
+
+def _ladder(now_ns: int) -> list[tuple[int, int, int]]:
+    """The stretches that lead from the opening of the week to this minute: days, then 4 h, 1 h, ... (interval, from, to).
+
+    Each is as long as it can be of its interval, so that few candles say all that the growing ones are folded from.
+    """
+    rungs: list[tuple[int, int, int]] = []
+    at_ns = open_of(now_ns, INTERVALS_S[-1])
+    for interval_s in reversed(INTERVALS_S[:-1]):
+        end_ns = open_of(now_ns, interval_s)
+        if at_ns < end_ns:
+            rungs.append((interval_s, at_ns, end_ns))
+        at_ns = end_ns
+    return rungs
