@@ -52,6 +52,7 @@ class _Flight(msgspec.Struct):
     start_ns: int
     end_ns: int
     rows: dict[tuple[int, int | str], Row]
+    newest: int | None
     task: asyncio.Task[None] | None = None
 
 
@@ -159,7 +160,9 @@ class History:
                 return
             flight = self._flights.get(key)
             if flight is None:
-                flight = self._depart(key, instrument, query, self._joined(key, missing), wanted)
+                hull = (missing[0][0], missing[-1][1])
+                stretch = self._joined(key, missing) if wanted.newest is None else hull
+                flight = self._depart(key, instrument, query, stretch, wanted)
             else:
                 self._shared.labels(instrument.venue, key.of).inc()
             assert flight.task is not None
@@ -173,6 +176,8 @@ class History:
             if concerns:
                 told.update(flight.rows)
                 tried.append((flight.start_ns, flight.end_ns))
+                if wanted.newest is not None and (flight.newest or 0) >= wanted.newest:
+                    return
         log.warning("series in too many pieces", instrument=key.instrument, of=key.of, interval_s=key.interval_s)
 
     def _missing(self, key: SeriesKey, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
@@ -210,7 +215,7 @@ class History:
             limit=limit,
             newest=wanted.newest is not None,
         )
-        flight = self._flights[key] = _Flight(start_ns, end_ns, {})
+        flight = self._flights[key] = _Flight(start_ns, end_ns, {}, wanted.newest)
         flight.task = asyncio.create_task(self._ask(key, instrument.venue, ask, flight))
         self._asked.labels(instrument.venue, key.of).inc()
 

@@ -13,7 +13,6 @@ from openoutcry.clock import NS, Clock
 from openoutcry.errors import BadRange, OutOfReach, TooLarge, Unavailable, UnknownVenue, Unsupported
 from openoutcry.events import (
     INTERVALS_S,
-    MINUTE_S,
     WEEK_S,
     Candle,
     FundingBar,
@@ -35,7 +34,7 @@ from openoutcry.market.history import History, Stretch
 from openoutcry.market.latest import Bounded, Latest
 from openoutcry.market.live import Growing, Live
 from openoutcry.market.outside import Outside, VenueState
-from openoutcry.market.series import Of, Series, SeriesKey, State
+from openoutcry.market.series import Of, Series, SeriesKey, Span, State
 from openoutcry.market.symbols import Symbols
 from openoutcry.market.whole import Whole
 from openoutcry.market.writer import Writer
@@ -401,14 +400,16 @@ class Market:
         growing = top_ns > now_open_ns
         high_ns = min(top_ns, now_open_ns)
         begun_ns = _begun(instrument, interval_s)
+        served_s = interval_s if interval_s in INTERVALS_S or self._asks(instrument, interval_s, side) else 0
+        key = SeriesKey(instrument.name, Of.CANDLES, served_s or self._base(instrument, interval_s, side), side)
         many = limit
         for _ in range(WINDOWS_MAX):
             low_ns = max(_step(high_ns, interval_s, -many), min(begun_ns, high_ns))
             told = await self._stretch(instrument, interval_s, side, low_ns, high_ns, growing=growing)
-            # A window that begins with long silence holds all there is: the instrument is younger than it.
-            first_ns = cast("Candle", told.rows[0]).open_ns if told.rows else high_ns
-            young = instrument.listed_ns is None and first_ns - low_ns >= (high_ns - low_ns) // 2
-            if len(told.rows) >= limit or low_ns <= begun_ns or young:
+            # A window whose first half the venue says is empty holds all there is: the instrument is younger than it.
+            half_ns = (low_ns + high_ns) // 2
+            young = self._book.of(key).query(low_ns, half_ns) == [Span(low_ns, half_ns, State.EMPTY)]
+            if len(told.rows) >= limit or low_ns <= begun_ns or young or told.missing:
                 break
             many *= 2
         rows = told.rows[-limit:]
@@ -524,8 +525,8 @@ class Market:
         coverage = self._book.of(key)
         if coverage.whole(start_ns, end_ns):
             return True
-        quiet = now_ns - end_ns >= QUIET_S * NS and self._whole.quiet(key, end_ns)
-        return quiet and self._book.of(key).whole(start_ns, end_ns)
+        self._whole.quiet(key, end_ns, now_ns - round(QUIET_S * NS))
+        return self._book.of(key).whole(start_ns, end_ns)
 
     def _keep(self, key: SeriesKey, start_ns: int, rows: Sequence[Candle]) -> None:
         coverage = self._book.of(key)
@@ -555,7 +556,7 @@ class Market:
         if until_ns <= start_ns:
             return []
         if self._outside.followed(instrument.name, Feed.TRADES):
-            self._whole.quiet(key, open_of(now_ns - round(QUIET_S * NS), MINUTE_S))
+            self._whole.quiet(key, now_ns, now_ns - round(QUIET_S * NS))
         query = Query.TRADES if Query.TRADES in self._outside.queries(instrument.venue) else None
         told = await self._history.rows(key, instrument, query, start_ns, until_ns)
         return cast("Sequence[Trade]", told.rows[:limit])

@@ -118,24 +118,23 @@ class Whole:
             SeriesKey(trade.instrument, Of.TRADES), trade.event_ns, trade.event_ns + 1, State.MISSING
         )  # fmt: skip
 
-    def quiet(self, key: SeriesKey, to_ns: int) -> bool:
-        """Nothing was traded since the last closed candle and nothing is missed: the buckets up to `to_ns` are empty.
+    def quiet(self, key: SeriesKey, end_ns: int, safe_ns: int) -> None:
+        """Take note of buckets of `key` before `end_ns` in which nothing was traded, if nothing was missed in them.
 
-        Gives whether that is so. The caller knows that the instrument is followed and that no trade from before `to_ns`
-        is still on its way.
+        The caller knows that the instrument is followed, and that no trade from before `safe_ns` is still on its way.
         """
         stream = self._streams.get(key.instrument)
         if stream is None or stream.open_gaps:
-            return False
+            return
+        step_s = key.interval_s or MINUTE_S
+        to_ns = min(end_ns, open_of(max(safe_ns, stream.to_ns), step_s))
         if any(minute * MINUTE_NS < to_ns for minute in stream.unclosed):
-            return False
-        whole_ns = open_of(to_ns, MINUTE_S)
-        if stream.to_ns < whole_ns:
-            self._told(key.instrument, stream, stream.to_ns, whole_ns)
-            stream.to_ns = whole_ns
+            return
+        if stream.to_ns < to_ns:
+            self._told(key.instrument, stream, stream.to_ns, to_ns)
+            stream.to_ns = to_ns
         if key.of is Of.CANDLES and self._book.of(key).run_start(to_ns) == to_ns:
             self._have(key, to_ns, to_ns)
-        return True
 
     def since(self, instrument: str) -> int | None:
         """Since when the live trades of the instrument are whole without a break until now; None where they are not."""
