@@ -8,6 +8,7 @@ import asyncio
 import base64
 import gzip
 from collections import deque
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -16,7 +17,8 @@ import structlog
 
 from openoutcry.clock import NS, Clock
 from openoutcry.feed.recording import MAGIC, VERSION, target
-from openoutcry.venues.venue import Request
+from openoutcry.instrument import Instrument
+from openoutcry.venues.venue import Answer, Ask, Query, Request, Venue
 
 FLUSH_S = 1.0
 FILE_BYTES_MAX = 256 * 1024 * 1024
@@ -177,6 +179,26 @@ class Recorder:
             path, size = self._files.popleft()
             path.unlink(missing_ok=True)
             log.warning("recording removed to stay below the limit", file=path.name, bytes=size)
+
+
+async def record_listing(
+    recorder: Recorder, venue: Venue, send: Callable[[Request], Awaitable[Answer]]
+) -> list[Instrument]:
+    """Read the venue's whole listing by `send`, keep its answers, and return it.
+
+    Raises Unavailable and its like, Unreadable, and what `send` raises; what was answered before is kept.
+    """
+    found: list[Instrument] = []
+    ask: Ask | None = Ask(query=Query.INSTRUMENTS)
+    pages = 0
+    while ask is not None and pages < LISTINGS_MAX:
+        request = venue.request(ask)
+        answer = await send(request)
+        page = venue.page(ask, answer)
+        recorder.listing(request, answer.received_ns, answer.body)
+        found += page.instruments
+        ask, pages = page.next, pages + 1
+    return found
 
 
 def _line(received_ns: int, word: bytes, body: bytes) -> bytes:

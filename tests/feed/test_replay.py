@@ -14,10 +14,10 @@ import pytest
 from openoutcry.clock import ManualClock
 from openoutcry.errors import Invalid, UnknownVenue
 from openoutcry.events import NS, Candle, DepthSnapshot, Event, Side, Trade
-from openoutcry.feed.recorder import Recorder
+from openoutcry.feed.recorder import Recorder, record_listing
 from openoutcry.feed.replay import Replay, Summary, as_json
 from openoutcry.venues import VENUES
-from openoutcry.venues.venue import Ask, Query
+from openoutcry.venues.venue import Answer, Request
 
 START_NS = 1_737_918_843_000_000_000
 
@@ -58,20 +58,25 @@ async def test_what_was_recorded_is_replayed_into_the_same_events(tmp_path: Path
 
 
 async def test_a_recorded_listing_teaches_the_venue_what_it_taught_it_live(tmp_path: Path) -> None:
-    venue = VENUES["hyperliquid"]()
+    tokens = [{"name": "USDC", "index": 0, "szDecimals": 8}, {"name": "HYPE", "index": 1, "szDecimals": 2}]
+    bodies = {
+        "meta": {"universe": [{"name": "BTC", "szDecimals": 5}]},
+        "spotMeta": {"universe": [{"name": "@1", "tokens": [1, 0]}], "tokens": tokens},
+        "allPerpMetas": [{"universe": [{"name": "xyz:NVDA", "szDecimals": 3}]}],
+    }
+
+    async def send(request: Request) -> Answer:
+        kind = msgspec.json.decode(request.body or b"")["type"]
+        # Some venues write their answers on many lines.
+        return Answer(200, {}, msgspec.json.format(msgspec.json.encode(bodies[kind]), indent=1), START_NS)
+
     recorder = Recorder("hyperliquid", tmp_path, ManualClock(START_NS))
-    ask = Ask(query=Query.INSTRUMENTS)
-    recorder.listing(venue.request(ask), 1, b'{"universe":[{"name":"BTC","szDecimals":5}]}')
-    spot = b'{"universe":[{"name":"@1","tokens":[1,0]}],"tokens":[{"name":"USDC","index":0,"szDecimals":8},'
-    recorder.listing(
-        venue.request(Ask(query=Query.INSTRUMENTS, cursor="spotMeta")),
-        1,
-        spot + b'{"name":"HYPE","index":1,"szDecimals":2}]}',
-    )
-    recorder.frame("ws", 2, trade(1))
+    listed = await record_listing(recorder, VENUES["hyperliquid"](), send)
+    recorder.frame("ws", START_NS + 1, trade(1))
     await recorder.close()
+    assert [i.symbol for i in listed] == ["BTC", "@1", "xyz:NVDA"]
     _, summary = played(*recorder.files)
-    assert (summary.listed, summary.answers, summary.events) == (2, 2, {"Trade": 1})
+    assert (summary.listed, summary.answers, summary.events) == (3, 3, {"Trade": 1})
 
 
 async def test_a_file_cut_short_gives_what_is_whole_and_names_the_rest(tmp_path: Path) -> None:
