@@ -178,6 +178,7 @@ async def test_in_real_time_frames_come_when_they_came(tmp_path: Path, speed: fl
     await clock.advance(seconds - 0.01)
     assert not following.done()
     await clock.advance(0.02)
+    assert following.done()
     heard.append((await following)[1])
     assert [e.id for events in heard for e in events if isinstance(e, Trade)] == [0, 1]
 

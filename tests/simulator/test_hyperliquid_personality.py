@@ -1,5 +1,6 @@
 """The adapter against the personality over real sockets, with the world's truth at hand."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -221,7 +222,8 @@ async def test_a_connection_on_which_nothing_was_sent_is_dropped_and_a_ping_keep
         await client.clock.advance(50.0)
         assert await client.hear(kept, kept_frames) == []
     with pytest.raises(TransportError, match="1000"):
-        await anext(dropped_frames)
+        async with asyncio.timeout(5.0):
+            await anext(dropped_frames)
 
 
 async def test_spoilt_frames_are_refused_and_nothing_else_is_lost(client: Client) -> None:
