@@ -9,11 +9,13 @@ from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, Binanc
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
+from openoutcry.simulator.okx import Okx
 
 PERSONALITIES: Mapping[str, type[Personality]] = {
     "binance": BinanceSpot,
     "binance_futures": BinanceFutures,
     "binance_delivery": BinanceDelivery,
+    "okx": Okx,
     "hyperliquid": Hyperliquid,
     "coinmarketcap": CoinMarketCap,
 }

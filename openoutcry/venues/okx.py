@@ -817,20 +817,26 @@ class Okx:
             return Page(events=(), next=msgspec.structs.replace(ask, from_id=rows[-1].id))
         listed = self._listing.get(ask.symbol)
         if listed is not None and listed.listed_ns is not None and listed.listed_ns >= ask.start_ns - DAY_NS:
-            return Page(events=(), next=msgspec.structs.replace(ask, from_id=0))
+            # Nothing was traded before: there is no id to begin with, so the way is down to the first trade.
+            return Page(events=(), next=msgspec.structs.replace(ask, newest=True, limit=None))
         raise errors.OutOfReach(self.name, "okx serves the trades of three months")
 
     def _newest_trades(self, ask: Ask, meaning: _Meaning, rows: Sequence[_TradeRow], now_ns: int) -> Page:
-        low = ask.start_ns or 0
-        high = now_ns + DAY_NS if ask.end_ns is None else ask.end_ns
-        kept = [row for row in rows if low <= row.event_ms * MS < high]
+        low, rows_max = ask.start_ns or 0, self.page_max[Query.TRADES]
+        kept = [
+            row for row in rows if low <= row.event_ms * MS and (ask.end_ns is None or row.event_ms * MS < ask.end_ns)
+        ]
         left = None if ask.limit is None else ask.limit - len(kept)
-        full = len(rows) >= min(self.page_max[Query.TRADES], ask.limit or self.page_max[Query.TRADES])
-        more = full and left is not None and left > 0 and rows[0].event_ms * MS >= low
-        following = msgspec.structs.replace(ask, newest=True, cursor=str(rows[0].id), limit=left) if more else None
         events = [_past_trade(meaning, row, now_ns) for row in kept]
-        known_ns = rows[0].event_ms * MS + MS if rows else None
-        until_ns = min(now_ns, ask.end_ns or now_ns) if ask.cursor is None else rows[-1].event_ms * MS if rows else 0
+        full = len(rows) >= min(rows_max, ask.limit or rows_max)
+        until_ns = now_ns if ask.end_ns is None else min(now_ns, ask.end_ns)
+        if not full or rows[0].event_ms * MS < low:
+            return _promised(events, None, ask.start_ns, until_ns)
+        # Of the oldest millisecond some may still be missing: the next page ends with it.
+        known_ns = rows[0].event_ms * MS + MS
+        following = None
+        if (left is not None and left > 0) or (left is None and ask.start_ns is not None):
+            following = msgspec.structs.replace(ask, newest=True, end_ns=known_ns, cursor=str(rows[0].id), limit=left)
         return _promised(events, following, known_ns, until_ns)
 
     def _tickers_page(self, ask: Ask, data: msgspec.Raw, received_ns: int) -> Page:

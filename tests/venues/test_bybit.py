@@ -308,6 +308,15 @@ def test_a_dated_future_has_no_funding(bybit: Bybit) -> None:
     assert [type(e) for e in _ticker(bybit, symbol="BTC-26DEC25", **fields)] == [OpenInterest, MarkPrice]
 
 
+def test_a_new_listing_replaces_what_topics_meant(bybit: Bybit) -> None:
+    frame = _frame("publicTrade.BTCUSD", [_trade(v="500")])
+    bybit.decode(frame, 1)
+    bybit.learn([_instrument("BTCUSD")])
+    (trade,) = bybit.decode(frame, 2)
+    assert isinstance(trade, Trade)
+    assert (trade.size, trade.contracts) == (Decimal(500), None)
+
+
 # What is between the venue and its session.
 
 
@@ -688,6 +697,12 @@ def test_recent_trades_come_in_order_and_say_how_far_back_they_are_whole(bybit: 
     assert len(page.events) == 999  # without the block trade
 
 
+def test_trades_of_one_millisecond_keep_the_venues_order(bybit: Bybit) -> None:
+    rows = [{**row, "time": str(NOW_NS // MS - 5)} for row in _past(120)]
+    (page,) = _pages(bybit, Ask(query=Query.TRADES, symbol="BTCUSDT", newest=True), lambda *_: {"list": rows})
+    assert [e.id for e in page.events if isinstance(e, Trade)] == [f"e{n}" for n in range(120) if n != 7]
+
+
 def test_a_hole_is_whole_when_the_last_trade_before_it_is_still_there(bybit: Bybit) -> None:
     ask = Ask(query=Query.TRADES, symbol="BTCUSDT", from_id="e989", start_ns=NOW_NS - 1_100 * MS, end_ns=NOW_NS)
     (page,) = _pages(bybit, ask, lambda *_: {"list": _past(1_000)})
@@ -744,6 +759,22 @@ def test_settled_funding_is_told_with_the_interval_of_its_own_period(bybit: Bybi
     newest = Ask(query=Query.FUNDING_HISTORY, symbol="BTCUSDT", newest=True, limit=2, start_ns=1)
     pages = list(_pages(bybit, newest, serve))
     assert [e.funding_ns for p in pages for e in p.events if isinstance(e, FundingRate)] == [s * MS for s in stamps[2:]]
+
+
+def test_hourly_funding_does_not_overflow_a_page(bybit: Bybit) -> None:
+    """Trap 16: a page that spans days of an eight-hour grid would lose rows of an hourly one."""
+    now_ns = NOW_NS // HOUR_NS * HOUR_NS
+
+    def serve(_: str, query: dict[str, str]) -> Any:
+        low, high = int(query["startTime"]), int(query["endTime"])
+        stamps = [(now_ns - n * HOUR_NS) // MS for n in range(600)]
+        rows = [{"fundingRate": "0.1", "fundingRateTimestamp": str(s)} for s in stamps if low <= s <= high]
+        return {"list": rows[: int(query["limit"])]}
+
+    start_ns = now_ns - 550 * HOUR_NS
+    ask = Ask(query=Query.FUNDING_HISTORY, symbol="BTCUSDT", start_ns=start_ns, end_ns=NOW_NS)
+    events = [e.event_ns for page in _pages(bybit, ask, serve) for e in page.events if isinstance(e, FundingRate)]
+    assert events == list(range(start_ns, NOW_NS, HOUR_NS))
 
 
 def test_open_interest_history_counts_one_side_and_is_paged(bybit: Bybit) -> None:

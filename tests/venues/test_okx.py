@@ -615,6 +615,23 @@ def test_settled_funding_is_told_with_the_interval_of_its_own_period(okx: Okx) -
     ]
 
 
+def test_hourly_funding_does_not_overflow_a_page(okx: Okx) -> None:
+    """Trap 16: a page that spans days of an eight-hour grid would lose rows of an hourly one."""
+    hour_ns = 3_600 * NS
+    now_ns = NOW_NS // hour_ns * hour_ns
+
+    def serve(_: str, query: dict[str, str]) -> list[dict[str, str]]:
+        low, high = int(query["before"]), int(query["after"])
+        stamps = [(now_ns - n * hour_ns) // MS for n in range(1_000)]
+        rows = [{"fundingRate": "0.1", "fundingTime": str(s)} for s in stamps if low < s < high]
+        return rows[: int(query["limit"])]
+
+    start_ns = now_ns - 900 * hour_ns
+    ask = Ask(query=Query.FUNDING_HISTORY, symbol="BTC-USDT-SWAP", start_ns=start_ns, end_ns=NOW_NS)
+    events = [e.event_ns for page in _pages(okx, ask, serve) for e in page.events if isinstance(e, FundingRate)]
+    assert events == list(range(start_ns, NOW_NS, hour_ns))
+
+
 def test_open_interest_history_is_paged_and_ends_at_the_venues_reach(okx: Okx) -> None:
     hour_ns = 3_600 * NS
     now_hour_ns = NOW_NS // hour_ns * hour_ns
