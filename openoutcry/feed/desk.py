@@ -12,10 +12,11 @@ import structlog
 from openoutcry.bus import Bus
 from openoutcry.clock import NS, Clock
 from openoutcry.errors import LimitExceeded, RateLimited, Refusal, Unavailable, Unreadable, Unsupported
-from openoutcry.events import MINUTE_S, Event, open_of
+from openoutcry.events import MINUTE_S, DepthDelta, DepthSnapshot, Event, open_of
 from openoutcry.feed.backfill import Mender, RepairTiming, Watch
 from openoutcry.feed.catalog import Catalog
 from openoutcry.feed.dedupe import seen_for
+from openoutcry.feed.depth import Depth, Outcome
 from openoutcry.feed.gate import Gate, Pools
 from openoutcry.feed.intake import Intake
 from openoutcry.feed.polls import POLLED, PollTiming, Round
@@ -31,6 +32,8 @@ PAGES_MAX = 20_000
 # Times a page's plea to slow down is waited out before the asker hears of it.
 PLEAS_MAX = 2
 FLUSH_S = 1.0
+# A book that broke is asked for anew, but not more often than this.
+DEPTH_RENEWAL_S = 10.0
 ALIVE_S = 60.0
 
 log = structlog.get_logger()
@@ -139,6 +142,10 @@ class Desk:
             telemetry=telemetry,
             refresh_s=numbers.listing_refresh_s,
         )
+        self._depths: dict[str, Depth] = {}
+        self._broken: set[str] = set()
+        self._renewed_ns: dict[str, int] = {}
+        self._breaks = telemetry.counter("feed_depth_breaks", "Books that had to be asked for anew", ("venue",))
         self._rounds = {query: self._round(query) for query in self._polled()}
         self._reconnects = telemetry.counter(
             "feed_reconnects", "Connections that ended, by reason", ("venue", "reason")
@@ -181,6 +188,7 @@ class Desk:
         while True:
             await clock.sleep(FLUSH_S)
             self.intake.flush()
+            self._renew_depths()
             heard_ns = max(self.intake.received_ns or 0, self.gate.answered_ns or 0, asked_ns)
             if clock.now_ns() - heard_ns >= self._numbers.pulse_s * NS and Query.TIME in self.venue.queries:
                 asked_ns = clock.now_ns()
@@ -247,8 +255,10 @@ class Desk:
         self._followed[key] = (before[0] + 1 if before else 1, streams)
         with ExitStack() as undo:
             undo.callback(self._unfollow, key)
-            if feed is Feed.TRADES and before is None:
+            if before is None and feed is Feed.TRADES:
                 self._watch(instrument)
+            if before is None and feed is Feed.DEPTH:
+                self._depths[instrument.name] = Depth()
             for stream in streams:
                 undo.callback(self._carry(stream))
             if not streams:
@@ -265,6 +275,10 @@ class Desk:
         del self._followed[key]
         if key[1] is Feed.TRADES:
             self.mender.release(self._watches.pop(key[0]), "no longer followed")
+        if key[1] is Feed.DEPTH:
+            self._depths.pop(key[0], None)
+            self._broken.discard(key[0])
+            self._renewed_ns.pop(key[0], None)
 
     def _carry(self, stream: Stream) -> Callable[[], None]:
         key = (stream.endpoint, stream.name)
@@ -411,6 +425,10 @@ class Desk:
 
     def events(self, events: Sequence[Event]) -> None:
         """Take what was in it."""
+        if self._depths:
+            for event in events:
+                if isinstance(event, DepthSnapshot | DepthDelta):
+                    self._deepen(event)
         self.intake.events(events)
 
     def skipped(self, skipped: Skipped) -> None:
@@ -428,6 +446,8 @@ class Desk:
         """The stream stopped."""
         if self._stopping:
             return
+        if Feed.DEPTH in stream.feeds and (depth := self._depths.get(f"{self.venue.name}:{stream.symbol}")):
+            depth.lose(reason)
         for watch in self._watches_of(stream):
             self.mender.lost(watch, reason)
 
@@ -446,6 +466,29 @@ class Desk:
         self._reason = f"{reason}: {detail}"[:200]
         self._reconnects.labels(self.venue.name, reason).inc()
         log.info("connection ended", venue=self.venue.name, endpoint=endpoint, reason=reason, detail=detail[:200])
+
+    def depth(self, instrument: str) -> Depth | None:
+        """The levels of a followed instrument; its `seq` is None while they are not known."""
+        return self._depths.get(instrument)
+
+    def _deepen(self, event: DepthSnapshot | DepthDelta) -> None:
+        depth = self._depths.get(event.instrument)
+        if depth is None or depth.take(event) is not Outcome.BROKEN:
+            return
+        self._breaks.labels(self.venue.name).inc()
+        log.warning("depth broken", instrument=event.instrument, why=depth.why)
+        self._broken.add(event.instrument)
+        self._renew_depths()
+
+    def _renew_depths(self) -> None:
+        now_ns = self._ports.clock.now_ns()
+        for name in list(self._broken):
+            if now_ns - self._renewed_ns.get(name, 0) < DEPTH_RENEWAL_S * NS:
+                continue
+            self._broken.discard(name)
+            self._renewed_ns[name] = now_ns
+            for stream in self._followed[name, Feed.DEPTH][1]:
+                self.sessions.renew(stream)
 
     def _watches_of(self, stream: Stream) -> list[Watch]:
         if Feed.TRADES not in stream.feeds:

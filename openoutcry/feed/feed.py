@@ -10,6 +10,7 @@ import structlog
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock
 from openoutcry.errors import UnknownVenue
+from openoutcry.feed.depth import Depth
 from openoutcry.feed.desk import Access, Desk, Numbers, OnFrame, Ports, Resume
 from openoutcry.feed.gate import Pools
 from openoutcry.instrument import Instrument
@@ -120,6 +121,11 @@ class Feed:
     def follow_all(self, venue: str, feed: words.Feed) -> Callable[[], None]:
         """Subscribe to all instruments at once, where the venue has such a stream. Raises UnknownVenue, Unsupported."""
         return self._desk(venue).follow_all(feed)
+
+    def depth(self, instrument: str) -> Depth | None:
+        """The levels of an instrument whose DEPTH is followed; its `seq` is None while they are not known."""
+        desk = self._desks.get(instrument.partition(":")[0])
+        return None if desk is None else desk.depth(instrument)
 
     def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
         """All pages of an answer, within the venue's limits. Raises UnknownInstrument, Unsupported, Unavailable."""
