@@ -11,7 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -82,8 +82,8 @@ class _Connection(asyncio.Protocol):
         self._address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop has transports of its own, which are no asyncio.Transport.
+        self._transport = cast("asyncio.Transport", transport)
         self._address = (transport.get_extra_info("peername") or ("",))[0]
         self._server.connections.add(self)
 
