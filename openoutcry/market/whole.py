@@ -89,6 +89,11 @@ class Whole:
             stream.open_gaps.discard(mended.gap.start_ns)
             self._told(mended.instrument, stream, mended.gap.start_ns, mended.end_ns)
             stream.to_ns = max(stream.to_ns, mended.end_ns)
+            # Candles that waited for this may have come just before it: what lies quiet between them is whole as well.
+            for key, had_ns in stream.had_ns.items():
+                start_ns = max(_buckets(key, mended.gap.start_ns, mended.end_ns)[0], stream.first_ns(key))
+                if stream.silent(start_ns, had_ns):
+                    self._book.add(key, start_ns, had_ns, State.HAVE)
 
     def on_abandoned(self, abandoned: Abandoned) -> None:
         """The stretch stays missing; what no venue will ever serve again is refused: raw trades and sides."""
@@ -128,12 +133,10 @@ class Whole:
             return
         step_s = key.interval_s or MINUTE_S
         to_ns = min(end_ns, open_of(max(safe_ns, stream.to_ns), step_s))
-        if any(minute * MINUTE_NS < to_ns for minute in stream.unclosed):
-            return
         if stream.to_ns < to_ns:
             self._told(key.instrument, stream, stream.to_ns, to_ns)
             stream.to_ns = to_ns
-        if key.of is Of.CANDLES and self._book.of(key).run_start(to_ns) == to_ns:
+        if key.of is Of.CANDLES and stream.had_ns.get(key, 0) < to_ns:
             self._have(key, to_ns, to_ns)
 
     def since(self, instrument: str) -> int | None:
@@ -168,11 +171,11 @@ class Whole:
         stream = self._streams.get(key.instrument)
         from_ns = open_ns
         if stream is not None:
-            first_ns = _buckets(key, stream.from_ns - 1, stream.from_ns)[1] if stream.from_ns else 0
-            had_ns = stream.had_ns.get(key, first_ns)
-            if had_ns < open_ns and stream.whole.whole(had_ns, open_ns):
+            had_ns = stream.had_ns.get(key, stream.first_ns(key))
+            if had_ns < open_ns and stream.silent(had_ns, open_ns):
                 from_ns = had_ns
-            stream.had_ns[key] = max(had_ns, end_ns)
+            if from_ns < end_ns:
+                stream.had_ns[key] = max(had_ns, end_ns)
         self._book.add(key, from_ns, end_ns, State.HAVE)
 
 
@@ -188,6 +191,15 @@ class _Stream:
         self.minute = -1
         self.unclosed: set[int] = set()
         self.had_ns: dict[SeriesKey, int] = {}
+
+    def silent(self, start_ns: int, end_ns: int) -> bool:
+        """Whether nothing was missed in [start_ns, end_ns), and all that traded there was closed."""
+        traded = any(start_ns <= minute * MINUTE_NS < end_ns for minute in self.unclosed)
+        return not traded and self.whole.whole(start_ns, end_ns)
+
+    def first_ns(self, key: SeriesKey) -> int:
+        """The first bucket of `key` that lies wholly in the stream."""
+        return _buckets(key, self.from_ns - 1, self.from_ns)[1] if self.from_ns else 0
 
 
 def _buckets(key: SeriesKey, start_ns: int, end_ns: int) -> tuple[int, int]:
