@@ -151,6 +151,8 @@ def test_one_frame_tells_mark_price_and_running_funding() -> None:
 def test_dated_futures_have_no_funding() -> None:
     dated = {**MARK, "s": "BTCUSDT_260925", "r": "", "T": 0}
     assert [type(each).__name__ for each in decoded(dated)] == ["MarkPrice"]
+    # A rate that is due at no time is none either.
+    assert [type(each).__name__ for each in decoded({**MARK, "T": 0})] == ["MarkPrice"]
 
 
 @pytest.mark.parametrize(
