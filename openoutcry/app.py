@@ -1,0 +1,440 @@
+"""Composition root: builds every part in the order data flows, and stops them in the reverse order.
+
+`Server` is the same for the real venues, the demo and tests; only the `Outside` it is handed differs.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from openoutcry.aggregates.candles import Candles
+from openoutcry.aggregates.derivatives import Derivatives
+from openoutcry.aggregates.spikes import Threshold
+from openoutcry.aggregates.ticker import Tickers
+from openoutcry.api.admission import Admission
+from openoutcry.api.asgi import HttpServer, application
+from openoutcry.api.dialect import Catalogue, Doors
+from openoutcry.api.dialects import DIALECTS
+from openoutcry.api.push import Push
+from openoutcry.api.rpc import RpcServer
+from openoutcry.bus import Bus
+from openoutcry.clock import Clock, SystemClock
+from openoutcry.config import BadConfig, Config, address
+from openoutcry.errors import Refusal, Unavailable
+from openoutcry.feed.backfill import RepairTiming
+from openoutcry.feed.desk import Access, Numbers
+from openoutcry.feed.feed import Feed
+from openoutcry.feed.polls import PollTiming
+from openoutcry.feed.session import SessionTiming
+from openoutcry.instrument import Instrument
+from openoutcry.market import market as market_words
+from openoutcry.market.building import Building
+from openoutcry.market.market import Market
+from openoutcry.market.monitor import Monitor
+from openoutcry.market.warm import Warm, last_trade
+from openoutcry.simulator.simulator import Addresses, Simulator
+from openoutcry.sources.coinmarketcap import CoinMarketCap
+from openoutcry.stores.folder import DataFolder
+from openoutcry.stores.sql import SqlSeries, sqlite_url
+from openoutcry.telemetry import Telemetry
+from openoutcry.transport import Http, HttpClient, SocketClient, Sockets
+from openoutcry.venues import VENUES
+from openoutcry.venues import venue as words
+
+DATABASE = "market.sqlite3"
+SEED_FILE = "demo-seed"
+DAY_NS = 86_400 * 1_000_000_000
+# Instruments made ready at once after a start; the others wait their turn.
+WARM_AT_ONCE_MAX = 8
+READY_S_MAX = 30.0
+
+log = structlog.get_logger()
+
+
+class Outside(msgspec.Struct, frozen=True):
+    """What the system needs of the world, and how to let go of it."""
+
+    config: Config
+    clock: Clock
+    http: Http
+    sockets: Sockets
+    close: Callable[[], Awaitable[None]]
+    simulator: Simulator | None = None
+
+
+async def outside(config: Config) -> Outside:
+    """The machine's clock and network, the venues' own addresses."""
+    http = HttpClient()
+    return Outside(config, SystemClock(), http, SocketClient(), http.close)
+
+
+async def simulated_outside(config: Config) -> Outside:
+    """The same, with every venue (and CoinMarketCap) played on a loopback port. Raises BadConfig for another seed's data."""
+    _mark_seed(config.data, config.seed)
+    simulator = Simulator(config.seed, SystemClock())
+    await simulator.start()
+    http = HttpClient()
+
+    async def close() -> None:
+        await http.close()
+        await simulator.stop()
+
+    return Outside(simulated(config, simulator), SystemClock(), http, SocketClient(), close, simulator)
+
+
+def simulated(config: Config, simulator: Simulator) -> Config:
+    """The settings with the addresses of a running simulator in place of the venues' own."""
+    addresses = simulator.addresses()
+    listed = {listing.name for listing in simulator.world.listings()}
+    venues = {
+        name: venue.model_copy(
+            update={
+                "on": venue.on and name in addresses,
+                **(_played(name, addresses[name]) if name in addresses else {}),
+                "instruments": tuple(s for s in venue.instruments if f"{name}:{s}" in listed),
+            }
+        )
+        for name, venue in config.venues.items()
+    }
+    catalogue = config.takashi.model_copy(update={"coinmarketcap_url": addresses["coinmarketcap"]["rest"]})
+    return config.model_copy(update={"venues": venues, "takashi": catalogue})
+
+
+def _played(name: str, addresses: Addresses) -> dict[str, Any]:
+    # The simulator also plays roots that no adapter uses any more.
+    known = VENUES[name]().sockets
+    sockets = {endpoint: url for endpoint, url in addresses["sockets"].items() if endpoint in known}
+    return {"rest": addresses["rest"], "sockets": sockets}
+
+
+class Server:
+    """Everything that runs. `start` returns when it answers and the followed venues have been heard."""
+
+    def __init__(self, world: Outside) -> None:
+        self._world = world
+        self._config = world.config
+        self.bus = Bus()
+        self.telemetry = Telemetry()
+        self._stack = AsyncExitStack()
+        self._stack.push_async_callback(world.close)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._failed: str | None = None
+        self._warming = asyncio.Semaphore(WARM_AT_ONCE_MAX)
+        self._http_at = self._grpc_at = ""
+
+    async def start(self) -> None:
+        """Raises Refusal: a folder that is taken, an address that cannot be had, a setting that is wrong."""
+        config, clock = self._config, self._world.clock
+        series = self._store()
+        self.feed = self._feed(series)
+        self._stack.push_async_callback(self.feed.stop)
+        candles = Candles(grace_s=config.candles.grace_s, minutes_kept=config.candles.minutes_kept)
+        derivatives = Derivatives(grace_s=config.candles.grace_s)
+        self.building = Building(
+            bus=self.bus,
+            clock=clock,
+            telemetry=self.telemetry,
+            outside=self.feed,
+            candles=candles,
+            derivatives=derivatives,
+            tickers=Tickers(),
+        )
+        self.market = Market(self.feed, series, self.bus, clock, self.telemetry, self.building, _market_numbers(config))
+        self._warm = Warm(self.market, candles, clock, back_s=config.market.look_back_s)
+        self.market.on_follow = self._made_ready
+        self._stack.push_async_callback(self.market.close)
+        self._stack.push_async_callback(self._end_tasks)
+        await self._serve()
+        await self.feed.start()
+        self._spawn("market", self.market.run())
+        self._spawn("building", self.building.run())
+        self._spawn("following", self._follow_configured())
+        if config.spikes.on and self._on(config.spikes.venue):
+            self._spawn("spikes", self._monitor().run())
+        await self._heard()
+
+    async def stop(self) -> None:
+        """Stop everything, in the reverse order of its start. A second call does nothing."""
+        await self._stack.aclose()
+
+    def ready_line(self) -> dict[str, Any]:
+        """Where everything is; keys come with accounts."""
+        return {"http": f"http://{self._http_at}", "grpc": self._grpc_at, "keys": []}
+
+    # -- parts, in the order data flows
+
+    def _store(self) -> SqlSeries:
+        folder = DataFolder(self._config.data)
+        self._stack.callback(folder.close)
+        url = self._config.store.url
+        series = SqlSeries(url.get_secret_value() if url else sqlite_url(folder.path / DATABASE))
+        self._stack.callback(series.close)
+        return series
+
+    def _feed(self, series: SqlSeries) -> Feed:
+        config = self._config
+        return Feed(
+            accesses(config),
+            bus=self.bus,
+            clock=self._world.clock,
+            http=self._world.http,
+            sockets=self._world.sockets,
+            telemetry=self.telemetry,
+            # Only jitter: it must differ between servers that start together.
+            chance=random.Random(),  # noqa: S311 - not a secret
+            numbers=_feed_numbers(config),
+            resume=last_trade(series),
+        )
+
+    async def _serve(self) -> None:
+        config = self._config
+        doors = Doors(
+            clock=self._world.clock,
+            market=self.market,
+            bus=self.bus,
+            follow=self.market.follow,
+            admission=Admission(
+                self._world.clock,
+                requests_per_s=config.limits.requests_per_s,
+                burst=config.limits.requests_burst,
+                sockets_max=config.limits.sockets_max,
+                sockets_per_address_max=config.limits.sockets_per_address_max,
+                loopback=config.limits.loopback,
+            ),
+            push=Push(
+                self.telemetry,
+                bytes_max=config.limits.socket_buffer_bytes_max,
+                frames_max=config.limits.socket_queue_max,
+            ),
+            telemetry=self.telemetry,
+            catalogues=self._catalogues(),
+            large_trade_usd=Decimal(str(config.takashi.large_trade_usd)),
+            large_trades_usd_default=Decimal(str(config.takashi.large_trades_usd_default)),
+            liquidations_usd_default=Decimal(str(config.takashi.liquidations_usd_default)),
+        )
+        dialects = [make(doors) for make in DIALECTS.values()]
+        app = application(
+            doors,
+            dialects,
+            cors_origins=config.takashi.cors_origins,
+            checks={"store": self._store_well, "venues": self._venues_well, "server": lambda: self._failed},
+            body_bytes_max=config.limits.body_bytes_max,
+        )
+        web = HttpServer(app, *address(config.http))
+        rpc = RpcServer(
+            [service for dialect in dialects for service in dialect.services()], *address(config.grpc), tls=_tls(config)
+        )
+        self._http_at = await self._bound("http", config.http, web.start)
+        self._stack.push_async_callback(web.stop)
+        self._grpc_at = await self._bound("grpc", config.grpc, rpc.start)
+        self._stack.push_async_callback(rpc.stop)
+
+    async def _bound(self, name: str, wanted: str, start: Callable[[], Awaitable[str]]) -> str:
+        try:
+            return await start()
+        except OSError as e:
+            why = e.strerror or str(e)
+            raise BadConfig(f"cannot listen on {wanted}: {why}; name another with --{name} HOST:PORT") from e
+
+    def _catalogues(self) -> Mapping[str, Catalogue]:
+        key = self._config.coinmarketcap_api_key
+        if key is None:
+            return {}
+        url = self._config.takashi.coinmarketcap_url
+        return {"coinmarketcap": CoinMarketCap(self._world.http, url, key.get_secret_value())}
+
+    def _monitor(self) -> Monitor:
+        spikes = self._config.spikes
+
+        async def newest(instrument: Instrument, interval_s: int, limit: int) -> Any:
+            return (await self.market.candles(instrument, interval_s, limit=limit)).rows
+
+        return Monitor(
+            outside=self.feed,
+            bus=self.bus,
+            clock=self._world.clock,
+            candles=newest,
+            venue=spikes.venue,
+            instruments_max=spikes.universe,
+            delay_s=spikes.delay_s,
+            thresholds=(
+                Threshold(300, spikes.z_5m, spikes.open_interest_usd_min_5m, spikes.volume_usd_min_5m),
+                Threshold(900, spikes.z_15m, spikes.open_interest_usd_min_15m, spikes.volume_usd_min_15m),
+                Threshold(3_600, spikes.z_1h, spikes.open_interest_usd_min_1h, spikes.volume_usd_min_1h),
+            ),
+        )
+
+    # -- following
+
+    async def _follow_configured(self) -> None:
+        """Follow what the settings name, as soon as each venue's listing is known."""
+        async with asyncio.TaskGroup() as tasks:
+            for name, venue in self._config.venues.items():
+                if venue.on:
+                    tasks.create_task(self._follow_venue(name))
+
+    async def _follow_venue(self, name: str) -> None:
+        venue = self._config.venues[name]
+        listing = await self._listing(name)
+        feeds = self.feed.feeds(name) - (frozenset() if venue.depth else {words.Feed.DEPTH})
+        if words.Feed.LIQUIDATIONS in feeds and venue.liquidations == "all":
+            feeds -= {words.Feed.LIQUIDATIONS}
+            self.feed.follow_all(name, words.Feed.LIQUIDATIONS)
+        for symbol in venue.instruments:
+            instrument = listing.get(symbol)
+            if instrument is None:
+                log.warning("not listed", venue=name, symbol=symbol)
+                continue
+            self.market.follow(instrument, _fitting(instrument, feeds))
+
+    async def _listing(self, name: str) -> Mapping[str, Instrument]:
+        wait_s = self._config.feed.backoff_s_min
+        while True:
+            try:
+                return await self.market.instruments(name)
+            except Unavailable as e:
+                log.warning("no listing yet", venue=name, error=e.text, retry_s=wait_s)
+            await self._world.clock.sleep(wait_s)
+            wait_s = min(wait_s * 2, self._config.feed.backoff_s_max)
+
+    async def _made_ready(self, instrument: Instrument) -> None:
+        """What live candles are folded from, and the last 24 hours, fetched once for whoever begins to follow."""
+        self.building.follow(instrument)
+        async with self._warming:
+            await self._warm.warm(instrument)
+            try:
+                day = await self.market.candles(instrument, 60, limit=1_440)
+            except Refusal as e:
+                log.info("24 hours unknown", instrument=instrument.name, error=e.text)
+                return
+            if day.rows and not day.missing:
+                self.building.seed_ticker(day.rows, day.rows[0].open_ns)
+
+    async def _heard(self) -> None:
+        """Return when every venue that is on was heard, or after a while: a venue that is down must not stop a start."""
+        waited_s = 0.0
+        while waited_s < READY_S_MAX and not all(state.alive for state in self.feed.venues().values()):
+            await self._world.clock.sleep(0.05)
+            waited_s += 0.05
+
+    # -- running
+
+    def _on(self, venue: str) -> bool:
+        named = self._config.venues.get(venue)
+        return named is not None and named.on
+
+    def _store_well(self) -> str | None:
+        backlog = self.market.writer.backlog
+        return None if backlog < self._config.store.backlog_max else f"{backlog} rows wait to be written"
+
+    def _venues_well(self) -> str | None:
+        states = self.feed.venues()
+        return None if not states or any(state.alive for state in states.values()) else "no venue answers"
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failed = f"{task.get_name()} failed"
+            log.error("a part failed", part=task.get_name(), exc_info=task.exception())
+
+    async def _end_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def accesses(config: Config) -> dict[str, Access]:
+    """The venues that are on, with their addresses. Raises BadConfig for a venue or endpoint there is none of."""
+    unknown = sorted(set(config.venues) - set(VENUES))
+    if unknown:
+        raise BadConfig(f"venues.{unknown[0]}: no such venue; there are {', '.join(sorted(VENUES))}")
+    made: dict[str, Access] = {}
+    for name, named in config.venues.items():
+        venue = VENUES[name]()
+        strange = sorted(set(named.sockets) - set(venue.sockets))
+        if strange:
+            raise BadConfig(
+                f"venues.{name}.sockets.{strange[0]}: no such endpoint; there are {', '.join(sorted(venue.sockets))}"
+            )
+        if named.on:
+            made[name] = Access(venue, named.rest or venue.rest, {**venue.sockets, **named.sockets})
+    return made
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The settings in force as plain values, the venues' own addresses filled in, secrets masked. Raises BadConfig."""
+    accesses(config)
+    shown: dict[str, Any] = config.model_dump(mode="json")
+    for name, named in shown["venues"].items():
+        venue = VENUES[name]()
+        named["rest"] = named["rest"] or venue.rest
+        named["sockets"] = {**venue.sockets, **named["sockets"]}
+    return shown
+
+
+def _fitting(instrument: Instrument, feeds: frozenset[words.Feed]) -> frozenset[words.Feed]:
+    """What can be followed of an instrument: a spot pair has no funding, open interest, mark or liquidations."""
+    if instrument.kind == "spot":
+        return feeds & {words.Feed.TRADES, words.Feed.CANDLES, words.Feed.QUOTES, words.Feed.DEPTH}
+    return feeds
+
+
+def _feed_numbers(config: Config) -> Numbers:
+    feed = config.feed
+    return Numbers(
+        session=SessionTiming(
+            backoff_s_min=feed.backoff_s_min, backoff_s_max=feed.backoff_s_max, renewal_s=feed.renew_before_s
+        ),
+        backfill=RepairTiming(retry_s_max=feed.backoff_s_max),
+        polls=PollTiming(open_interest_s=feed.poll_s, funding_s=feed.poll_s),
+        listing_refresh_s=feed.listing_s,
+        resume_s_max=feed.resume_s,
+    )
+
+
+def _market_numbers(config: Config) -> market_words.Numbers:
+    store, market = config.store, config.market
+    return market_words.Numbers(
+        flush_s=store.flush_s,
+        batch_max=store.batch_max,
+        backlog_max=store.backlog_max,
+        trades_kept_s=store.trades_kept_s,
+        candles_kept=market.candles_kept,
+        candles_kept_in_all=market.candles_kept_in_all,
+        candle_fresh_s=market.fresh_s,
+    )
+
+
+def _tls(config: Config) -> tuple[bytes, bytes] | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    try:
+        return config.tls_key.read_bytes(), config.tls_certificate.read_bytes()
+    except OSError as e:
+        raise BadConfig(f"tls_certificate or tls_key cannot be read: {e.strerror}") from e
+
+
+def _mark_seed(folder: Path, seed: int) -> None:
+    """A folder belongs to one world: two of them in one store would be neither."""
+    mark = folder / SEED_FILE
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = mark.read_text("ascii").strip() if mark.exists() else ""
+        if found and found != str(seed):
+            raise BadConfig(f"{folder} holds the world of seed {found}; use --seed {found}, or another --data folder")
+        mark.write_text(f"{seed}\n", "ascii")
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadConfig(f"the data folder {folder} cannot be used: {e}") from e

@@ -103,7 +103,9 @@ class MarketConfig(_Part):
     """How questions are answered."""
 
     candles_kept: int = Field(1_500, ge=100, description="Newest closed candles of a series that stay in memory.")
-    series_kept: int = Field(4_000, ge=10, description="Series whose newest candles stay in memory.")
+    candles_kept_in_all: int = Field(
+        200_000, ge=1_000, description="Closed candles that stay in memory, all series together."
+    )
     fresh_s: float = Field(
         1.0, ge=0, description="Age up to which a venue's answer is given again instead of asking anew."
     )

@@ -151,6 +151,8 @@ class Market:
         self._flights: dict[Hashable, asyncio.Task[Any]] = {}
         self._told_ns: Bounded[Hashable, int] = Bounded(latest.INSTRUMENTS_MAX)
         self._background: set[asyncio.Task[None]] = set()
+        # Called for whoever begins to be followed: live candles need what was before them (market/warm.py).
+        self.on_follow: Callable[[Instrument], Coroutine[Any, Any, None]] | None = None
 
     # -- running
 
@@ -238,6 +240,8 @@ class Market:
         name = instrument.name
         if Feed.TRADES in wanted:
             self._followers[name] = self._followers.get(name, 0) + 1
+            if self._followers[name] == 1 and self.on_follow is not None:
+                self._start(self.on_follow(instrument))
         gone = False
 
         def let_go() -> None:

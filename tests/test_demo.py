@@ -1,0 +1,174 @@
+"""The demo as a user starts it: one line when everything answers, real answers, a quick end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx2
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from websockets.sync.client import connect
+
+READY_S_MAX = 60
+STOP_S_MAX = 5.0
+
+
+@contextmanager
+def demo(*arguments: str) -> Iterator["tuple[subprocess.Popen[str], dict[str, Any]]"]:
+    """`openoutcry demo --json` on free ports, with its ready line."""
+    command = [sys.executable, "-m", "openoutcry", "demo", "--json", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else ""
+            yield process, json.loads(line)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[dict[str, Any]]:
+    with demo() as (_, ready):
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def client(running: dict[str, Any]) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=running["http"], timeout=20, trust_env=False) as http:
+        yield http
+
+
+def test_the_ready_line_says_where_everything_is(running: dict[str, Any]) -> None:
+    assert set(running) == {"http", "grpc", "keys"}
+    assert running["http"].startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("exchange", ["binance", "bybit", "hyperliquid", "okx"])
+def test_every_exchange_serves_candles(client: httpx2.Client, exchange: str) -> None:
+    symbol = {"okx": "BTC-USDT-SWAP", "hyperliquid": "BTC"}.get(exchange, "BTCUSDT")
+    answer = client.get(f"/{exchange}/ohlc/{symbol}/1m", params={"limit": 100})
+    assert answer.status_code == 200, answer.text
+    rows = answer.json()
+    assert len(rows) == 100
+    assert [row["timestamp"] for row in rows] == sorted(row["timestamp"] for row in rows)
+    assert [row["is_closed"] for row in rows[:-1]] == [True] * 99
+    assert all(
+        row["low"] <= min(row["open"], row["close"]) <= max(row["open"], row["close"]) <= row["high"] for row in rows
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/health",
+        "/exchanges",
+        "/ws-catalog",
+        "/binance/oi/BTCUSDT",
+        "/binance/oi-hist/BTCUSDT?period=5m&limit=5",
+        "/binance/funding/BTCUSDT",
+        "/binance/funding-hist/BTCUSDT?limit=5",
+        "/bybit/oi/BTCUSDT",
+        "/hyperliquid/funding/BTC",
+        "/multi/ohlc/BTCUSDT/5m?limit=3",
+        "/hyperliquid/predicted-funding?coin=BTC",
+        "/binance/tickers/24hr",
+        "/binance/mark-prices",
+        "/binance/klines/BTCUSDT/1h?limit=3",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/alive",
+        "/ready",
+        "/metrics",
+    ],
+)
+def test_every_page_answers(client: httpx2.Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200, answer.text
+
+
+def test_all_venues_are_healthy(client: httpx2.Client) -> None:
+    health = client.get("/health").json()
+    assert health["status"] == "healthy"
+    assert all(health["exchanges"].values())
+
+
+def test_a_follower_sees_the_candle_grow(running: dict[str, Any]) -> None:
+    url = "ws" + running["http"].removeprefix("http") + "/ws/binance/BTCUSDT/ohlc?interval=1m"
+    with connect(url, proxy=None, open_timeout=10) as socket:
+        frames = [json.loads(socket.recv(timeout=20)) for _ in range(3)]
+    assert {frame["symbol"] for frame in frames} == {"BTCUSDT"}
+    assert all(frame["interval"] == "1m" and frame["close"] > 0 for frame in frames)
+
+
+def test_grpc_says_it_is_serving(running: dict[str, Any]) -> None:
+    with grpc.insecure_channel(running["grpc"]) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_within_five_seconds_with_followers_connected(number: signal.Signals) -> None:
+    with demo() as (process, ready):
+        url = "ws" + ready["http"].removeprefix("http") + "/ws/binance/BTCUSDT/ohlc"
+        with connect(url, proxy=None, open_timeout=10) as socket:
+            socket.recv(timeout=20)
+            began = time.monotonic()
+            process.send_signal(number)
+            process.wait(timeout=STOP_S_MAX * 2)
+            assert time.monotonic() - began < STOP_S_MAX
+        assert process.returncode == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == "", "exactly one line on standard output"
+
+
+def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with demo("--data", str(tmp_path)) as (_, _ready):
+        command = [sys.executable, "-m", "openoutcry", "demo", "--json", "--data", str(tmp_path)]
+        second = subprocess.run(
+            [*command, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"],
+            capture_output=True,
+            text=True,
+            timeout=READY_S_MAX,
+            check=False,
+            env=os.environ,
+        )
+    assert second.returncode == 2
+    assert str(tmp_path) in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_taken_port_is_named_without_a_traceback() -> None:
+    with demo() as (_, ready):
+        command = [sys.executable, "-m", "openoutcry", "demo", "--grpc", "127.0.0.1:0"]
+        second = subprocess.run(
+            [*command, "--http", ready["http"].removeprefix("http://")],
+            capture_output=True,
+            text=True,
+            timeout=READY_S_MAX,
+            check=False,
+        )
+    assert second.returncode == 2
+    assert ready["http"].removeprefix("http://") in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_kill_at_any_moment_leaves_a_folder_the_next_start_takes(tmp_path: Path) -> None:
+    for _ in range(3):
+        with demo("--data", str(tmp_path)) as (process, _ready):
+            process.kill()
+    with demo("--data", str(tmp_path)) as (_, ready):
+        answer = httpx2.get(ready["http"] + "/binance/ohlc/BTCUSDT/1m", params={"limit": 50}, timeout=20)
+        assert len(answer.json()) == 50
