@@ -121,7 +121,6 @@ _FEED_TYPES = {
 }
 # Books and contexts come every second or so whatever happens; trades, candles and best quotes only when there are some.
 _SILENCE_S = {"l2Book": 60.0, "activeAssetCtx": 120.0}
-_LISTINGS = ("meta", "spotMeta", "allPerpMetas")
 
 _Coin = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _TimeMs = Annotated[int, msgspec.Meta(gt=0, lt=10_000_000_000_000)]
@@ -259,6 +258,10 @@ class _Perpetual(msgspec.Struct, frozen=True):
 class _Meta(msgspec.Struct, frozen=True):
     universe: list[_Perpetual]
     collateral: int = msgspec.field(name="collateralToken", default=0)
+
+
+class _Dex(msgspec.Struct, frozen=True):
+    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,32}$")]
 
 
 class _Token(msgspec.Struct, frozen=True):
@@ -482,7 +485,7 @@ class Hyperliquid:
         if ask.query not in self.queries:
             raise Unsupported(f"hyperliquid does not tell {ask.query.value}")
         if ask.query is Query.INSTRUMENTS:
-            return _info(20, type=ask.cursor or _LISTINGS[0])
+            return _listing_request(ask.cursor)
         if ask.query is Query.PREDICTED_FUNDING:
             return _info(20, type="predictedFundings")
         if ask.query is Query.TIME or _lacks_now(ask):
@@ -498,6 +501,9 @@ class Hyperliquid:
 
     def page(self, ask: Ask, answer: Answer) -> Page:
         """What an answer says. Raises UnknownInstrument, RateLimited, OutOfReach, Unavailable, Unreadable."""
+        if answer.status == 422 and ask.cursor == "allPerpMetas":
+            # Not every server of this protocol has it; all have one answer for each builder.
+            return Page((), next=Ask(query=Query.INSTRUMENTS, cursor="perpDexs"))
         if answer.status != 200:
             self._refuse(ask, answer)
         try:
@@ -534,19 +540,27 @@ class Hyperliquid:
         raise Unavailable(NAME, f"hyperliquid answered {answer.status}")
 
     def _instruments(self, ask: Ask, answer: Answer) -> Page:
-        listing = ask.cursor or _LISTINGS[0]
-        found: list[Instrument]
-        if listing == "spotMeta":
-            spot = _read(answer, _SpotMeta)
-            self._tokens.update((token.index, token.name) for token in spot.tokens)
-            found = _pairs(spot)
-        elif listing == "meta":
-            found = self._perpetuals(_read(answer, _Meta))
-        else:
-            builders = _read(answer, list[_Meta | None])
-            found = [p for meta in builders if meta for p in self._perpetuals(meta) if ":" in p.symbol]
-        following = _LISTINGS[_LISTINGS.index(listing) + 1 :]
-        return Page((), found, Ask(query=Query.INSTRUMENTS, cursor=following[0]) if following else None)
+        kind, _, dexes = (ask.cursor or "meta").partition(":")
+        found: list[Instrument] = []
+        following = None
+        match kind:
+            case "meta":
+                found, following = self._perpetuals(_read(answer, _Meta)), "spotMeta"
+            case "spotMeta":
+                spot = _read(answer, _SpotMeta)
+                self._tokens.update((token.index, token.name) for token in spot.tokens)
+                found, following = _pairs(spot), "allPerpMetas"
+            case "perpDexs":
+                names = [dex.name for dex in _read(answer, list[_Dex | None]) if dex]
+                following = f"dexes:{','.join(names)}" if names else None
+            case "dexes":
+                found = _of_builders(self._perpetuals(_read(answer, _Meta)))
+                left = dexes.partition(",")[2]
+                following = f"dexes:{left}" if left else None
+            case _:
+                metas = _read(answer, list[_Meta | None])
+                found = _of_builders([each for meta in metas if meta for each in self._perpetuals(meta)])
+        return Page((), found, Ask(query=Query.INSTRUMENTS, cursor=following) if following else None)
 
     def _perpetuals(self, meta: _Meta) -> list[Instrument]:
         settle = self._tokens.get(meta.collateral, f"token {meta.collateral}")
@@ -858,12 +872,23 @@ def _fundings_request(ask: Ask, symbol: str) -> Request:
     return _info(20 + max(0, rows) // 20, **body)
 
 
+def _listing_request(cursor: str | None) -> Request:
+    kind, _, dexes = (cursor or "meta").partition(":")
+    if kind == "dexes":
+        return _info(20, type="meta", dex=dexes.partition(",")[0])
+    return _info(20, type=kind)
+
+
 def _contexts_request(ask: Ask) -> Request:
     symbol = ask.symbol or ""
     if _is_spot(symbol):
         raise Unsupported(f"{symbol} is a spot pair: it has no {ask.query.value}")
     dex = symbol.partition(":")[0] if ":" in symbol else ""
     return _info(20, type="metaAndAssetCtxs", dex=dex) if dex else _info(20, type="metaAndAssetCtxs")
+
+
+def _of_builders(perpetuals: Iterable[Instrument]) -> list[Instrument]:
+    return [perpetual for perpetual in perpetuals if ":" in perpetual.symbol]
 
 
 def _pairs(spot: _SpotMeta) -> list[Instrument]:

@@ -323,6 +323,8 @@ async def test_recent_trades_mend_a_short_gap(client: Client) -> None:
     socket, frames = await client.subscribe(Feed.TRADES)
     live = {t.id: t for t in trades(await client.hear(socket, frames))}
     asked = {e.id: e for e in page.events if isinstance(e, Trade)}
+    told = msgspec.json.decode((await client.send(ask)).body)
+    assert [row["time"] for row in told] == sorted((row["time"] for row in told), reverse=True)
     shared = live.keys() & asked.keys()
     assert shared
     for tid in shared:

@@ -446,6 +446,23 @@ def test_the_listing_is_perpetuals_then_spot_then_builders() -> None:
     assert listed["kPEPE"].tick_size == Decimal("0.000001")
 
 
+def test_a_server_without_a_listing_of_all_builders_is_asked_builder_by_builder() -> None:
+    venue, listed = Hyperliquid(), list[str]()
+    ask: Ask | None = Ask(query=Query.INSTRUMENTS, cursor="allPerpMetas")
+    bodies: dict[str, Any] = {
+        "perpDexs": [None, {"name": "xyz", "fullName": "X"}, {"name": "flx", "fullName": "F"}],
+        "xyz": {"universe": [{"name": "xyz:NVDA", "szDecimals": 3}]},
+        "flx": {"universe": [{"name": "flx:GOLD", "szDecimals": 2}], "collateralToken": 7},
+    }
+    while ask is not None:
+        body = asked(venue, ask)
+        told = bodies.get(body.get("dex", body["type"]))
+        page = venue.page(ask, answer(told, status=200 if told else 422))
+        listed += [i.symbol for i in page.instruments]
+        ask = page.next
+    assert listed == ["xyz:NVDA", "flx:GOLD"]
+
+
 def test_the_spelling_of_an_unlisted_symbol_tells_its_kind() -> None:
     venue = Hyperliquid()
     spelt = {symbol: venue.assume(symbol) for symbol in ("BTC", "xyz:NVDA", "PURR/USDC", "@107")}
