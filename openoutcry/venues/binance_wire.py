@@ -548,9 +548,15 @@ def kline(data: Kline, name: str, received_ns: int) -> Says:
 def book_ticker(data: BookTicker | BareTicker, name: str, received_ns: int) -> Says:
     """Best bid and ask; spot does not say when, so it happened when it reached us."""
     event_ns = received_ns if data.at is None else ns_of(data.at)
-    bid = _side_of_quote(data.bid_price, data.bid_size)
-    ask = _side_of_quote(data.ask_price, data.ask_size)
-    return (Quote(name, event_ns, received_ns, *bid, *ask),)
+    bid, bid_size, ask, ask_size = data.bid_price, data.bid_size, data.ask_price, data.ask_size
+    if (
+        LEAST <= bid < PRICE_MOST
+        and LEAST <= ask < PRICE_MOST
+        and LEAST <= bid_size < SIZE_MOST
+        and LEAST <= ask_size < SIZE_MOST
+    ):
+        return (Quote(name, event_ns, received_ns, bid, bid_size, ask, ask_size),)
+    return (Quote(name, event_ns, received_ns, *_side_of_quote(bid, bid_size), *_side_of_quote(ask, ask_size)),)
 
 
 def depth_update(data: DepthUpdate, name: str, received_ns: int) -> Says:

@@ -103,7 +103,7 @@ def test_a_liquidation_counts_contracts_and_belongs_to_its_market() -> None:
         Side.SELL, Decimal(2_000), Decimal("0.6"), Decimal(1_200), Decimal(120),
     )  # fmt: skip
     (uneven,) = decoded({"e": "forceOrder", "E": AT_MS, "o": {**order, "ap": "1990.7"}})
-    assert uneven.size == Decimal("0.60280304")
+    assert uneven.size == Decimal("0.60280303")
     assert decoded({"e": "forceOrder", "E": AT_MS, "o": {**order, "st": 1}}) == [Skipped("other_market", "ETHUSD_PERP")]
 
 
