@@ -40,6 +40,9 @@ STALE_PAGES_MAX = 5
 # A venue's one-minute candle may come late (30 s were seen).
 CANDLE_GRACE_S = 5.0
 CANDLE_TRIES_MAX = 8
+# A trade that claims to be later than this by our clock does not say where the stream stands: the next gap would begin
+# in the future.
+AHEAD_NS_MAX = 900 * NS
 
 TRADES = "trades"
 NEVER = (OutOfReach, Unsupported, Unknown)
@@ -85,7 +88,7 @@ class Watch:
 
     def learned(self, trade: Trade) -> None:
         """A trade went by, live or fetched."""
-        if trade.event_ns >= self.last_ns:
+        if self.last_ns <= trade.event_ns <= trade.received_ns + AHEAD_NS_MAX:
             self.last_ns = trade.event_ns
             self.last_id = trade.id
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import msgspec
@@ -125,7 +125,7 @@ class Desk:
         self.mender.repaired = self.intake.repaired
         self.sessions = Sessions(
             venue,
-            dict(access.sockets),
+            dict(venue.sockets) | dict(access.sockets),
             hearer=self,
             sockets=ports.sockets,
             clock=clock,
@@ -347,8 +347,9 @@ class Desk:
             symbol = carrier.stream.symbol
             if carrier.refused is not None and (symbol == "*" or symbol in self.catalog.instruments):
                 # Listed (again): worth another try, once an hour.
-                carrier.refused = None
-                self.sessions.add(carrier.stream)
+                with suppress(LimitExceeded):
+                    self.sessions.add(carrier.stream)
+                    carrier.refused = None
 
     # -- asking
 
@@ -385,14 +386,12 @@ class Desk:
                 if pleas > PLEAS_MAX:
                     raise
             except Unreadable as e:
-                log.warning(
-                    "answer unreadable", venue=name, query=str(ask.query), why=e.why, head=repr(answer.body[:200])
-                )
+                self.intake.unreadable(f"answer to {ask.query}: {e.why}", answer.body)
                 raise Unavailable(name, f"{name} answers what cannot be read") from e
             except Refusal:
                 raise
             except Exception as e:  # a fault in a translator is one question's failure
-                log.exception("answer not translated", venue=name, query=str(ask.query))
+                self.intake.fault(f"fault in the translator of {ask.query}", answer.body)
                 raise Unavailable(name, f"the answer of {name} could not be translated") from e
 
     async def raw(self, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:

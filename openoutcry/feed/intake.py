@@ -54,12 +54,20 @@ class Intake:
         try:
             return self._venue.decode(frame, received_ns)
         except Unreadable as e:
-            self._unreadable += 1
-            self._complain(e.why, frame)
+            self.unreadable(e.why, frame)
         except Exception:  # a fault in a translator costs its frame, not the session
-            self._faults += 1
-            self._complain("fault in the translator", frame, trace=True)
+            self.fault("fault in the translator", frame)
         return ()
+
+    def unreadable(self, why: str, frame: bytes) -> None:
+        """Count a frame (or an answer) that cannot be read; say so once a minute."""
+        self._unreadable += 1
+        self._complain(why, frame)
+
+    def fault(self, why: str, frame: bytes) -> None:
+        """The same for one on which our translator failed; called while its exception is handled."""
+        self._faults += 1
+        self._complain(why, frame, trace=True)
 
     def events(self, events: Sequence[Event]) -> None:
         """Publish what is new of them."""

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from openoutcry.clock import NS, Clock
-from openoutcry.errors import Refusal, Unavailable, Unknown
+from openoutcry.errors import Refusal
 from openoutcry.events import Event
 from openoutcry.venues.venue import Ask, Feed, Page, Query
 
@@ -20,6 +20,8 @@ POLLED = {
 SPACING_S_MIN = 0.05
 # A poll counts as failed when its last answer is older than so many rounds.
 ROUNDS_MAX = 3
+# Failures are told once in so long: a venue that is down fails every question.
+COMPLAINT_S = 60.0
 
 log = structlog.get_logger()
 
@@ -60,6 +62,7 @@ class Round:
         self._wanted: dict[str | None, int] = {}
         self._answered_ns: dict[str | None, int] = {}
         self._some_wanted = asyncio.Event()
+        self._complained_ns: int | None = None
 
     def add(self, symbol: str | None) -> None:
         """One more follows it."""
@@ -100,8 +103,13 @@ class Round:
                 self._take(page.events)
         except Refusal as e:
             # A symbol that is gone is asked for again all the same: it may be listed again, and others go on.
-            level = log.info if isinstance(e, Unknown | Unavailable) else log.warning
-            level("poll failed", venue=self._venue, query=str(self._query), symbol=symbol, reason=e.text)
+            self._complain(symbol, e.text)
         else:
             if symbol in self._wanted:
                 self._answered_ns[symbol] = self._clock.now_ns()
+
+    def _complain(self, symbol: str | None, reason: str) -> None:
+        now_ns = self._clock.now_ns()
+        if self._complained_ns is None or now_ns - self._complained_ns >= COMPLAINT_S * NS:
+            self._complained_ns = now_ns
+            log.warning("poll failed", venue=self._venue, query=str(self._query), symbol=symbol, reason=reason)

@@ -273,6 +273,8 @@ class Line:
                 misses = 0 if healthy else misses + 1
                 await self.clock.sleep(self._backoff_s(misses))
         finally:
+            for link in self._links:
+                link.reason, link.detail = "released", "no longer wanted"
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
@@ -382,8 +384,9 @@ class Link:
         return self.open and slot is not None and slot.acked
 
     def stop(self, reason: str, detail: str) -> None:
-        """Close soon."""
-        self.reason, self.detail = reason, detail
+        """Close soon. Why it was to be replaced stays the reason where it was."""
+        if not self.leaving.is_set():
+            self.reason, self.detail = reason, detail
         self._stopped.set()
 
     async def run(self) -> None:

@@ -318,3 +318,13 @@ async def test_whatever_happens_every_trade_comes_once_and_every_gap_is_mended(m
         assert sorted(rig.ids(symbol)) == [row[0] for row in rig.world.trades[symbol]]
         assert {m.gap for m in rig.of(Mended, symbol)} == set(rig.of(Gap, symbol))
         assert rig.feed.followed(f"toy:{symbol}", Feed.TRADES)
+
+
+async def test_a_trade_from_the_far_future_does_not_move_where_a_gap_begins(rig: Any) -> None:
+    await flowing(rig)
+    last_ns = rig.of(Trade)[-1].event_ns
+    rig.world.live[0].say({"trade": ["AAA", 2, rig.clock.now_ns() + 10**9 * NS, 1]})
+    await rig.run()
+    rig.world.live[0].cut()
+    await rig.run()
+    assert rig.of(Gap)[-1].start_ns == last_ns
