@@ -111,7 +111,7 @@ class _Tape:
         self.instrument = instrument
         self.interval_s = interval_s
         self.base_s = base_for(interval_s)
-        self.from_ns = open_of(now_ns, self.base_s)
+        self.from_ns = self._heard_ns = open_of(now_ns, self.base_s)
         self.listeners: tuple[Listener, ...] = ()
         self.stop: Callable[[], None] = _nothing
         self._known = known
@@ -162,7 +162,9 @@ class _Tape:
             self._tell(self._rolled(self._sorted(), self._end_ns))
 
     def _whole(self, end_ns: int) -> bool:
-        return self.from_ns <= self._open_ns and self._known(self.instrument, self.base_s, self._open_ns, end_ns)
+        # What was seeded was looked up whole; of what was heard since, the coverage knows.
+        heard_ns = min(max(self._open_ns, self._heard_ns), end_ns)
+        return self.from_ns <= self._open_ns and self._known(self.instrument, self.base_s, heard_ns, end_ns)
 
     def _sorted(self) -> list[Candle]:
         return [self._parts[at] for at in sorted(self._parts)]

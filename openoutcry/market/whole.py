@@ -29,6 +29,7 @@ class Whole:
     def __init__(self, book: Book) -> None:
         self._book = book
         self._streams: dict[str, _Stream] = {}
+        self._dropped: dict[str, Coverage] = {}
 
     def on_trade(self, trade: Trade) -> None:
         """A trade: its minute is not quiet, whatever the candles say so far."""
@@ -115,13 +116,10 @@ class Whole:
                 self._book.add(key, *_buckets(key, gap.start_ns, abandoned.end_ns), State.REFUSED)
 
     def on_dropped(self, trade: Trade) -> None:
-        """A trade that could not be kept: the raw trades have a hole there, the candles made from it do not."""
-        stream = self._streams.get(trade.instrument)
-        if stream is not None:
-            stream.dropped.add(trade.event_ns, trade.event_ns + 1, State.REFUSED)
-        self._book.add(
-            SeriesKey(trade.instrument, Of.TRADES), trade.event_ns, trade.event_ns + 1, State.MISSING
-        )  # fmt: skip
+        """A trade that could not be kept: its minute of raw trades is missing, the candles made from it are not."""
+        minute_ns = open_of(trade.event_ns, MINUTE_S)
+        self._dropped.setdefault(trade.instrument, Coverage()).add(minute_ns, minute_ns + MINUTE_NS, State.REFUSED)
+        self._book.add(SeriesKey(trade.instrument, Of.TRADES), minute_ns, minute_ns + MINUTE_NS, State.MISSING)
 
     def quiet(self, key: SeriesKey, end_ns: int, safe_ns: int) -> None:
         """Take note of buckets of `key` before `end_ns` in which nothing was traded, if nothing was missed in them.
@@ -162,7 +160,8 @@ class Whole:
         stream.whole.add(start_ns, end_ns, State.HAVE)
         key = SeriesKey(instrument, Of.TRADES)
         self._book.add(key, start_ns, end_ns, State.HAVE)
-        for span in stream.dropped.query(start_ns, end_ns):
+        dropped = self._dropped.get(instrument)
+        for span in () if dropped is None else dropped.query(start_ns, end_ns):
             if span.state is State.REFUSED:
                 self._book.add(key, span.start_ns, span.end_ns, State.MISSING)
 
@@ -186,7 +185,6 @@ class _Stream:
         self.from_ns = from_ns
         self.to_ns = from_ns
         self.whole = Coverage()
-        self.dropped = Coverage()
         self.open_gaps: set[int] = set()
         self.minute = -1
         self.unclosed: set[int] = set()

@@ -116,6 +116,8 @@ class Writer:
     async def prune(self) -> None:
         """Delete raw trades and liquidations past their time; the coverage lets go of them first."""
         before_ns = self._clock.now_ns() - round(self._trades_kept_s * NS)
+        if not await self.flush():
+            return
         for of in (Of.TRADES, Of.LIQUIDATIONS):
             for key in self._series.keys(of):
                 self._book.add(key, BEGINNING_NS, before_ns, State.MISSING)

@@ -132,7 +132,8 @@ def test_a_trade_that_was_not_kept_is_a_hole_in_the_trades_alone(book: Book, who
     at_ns = START + MINUTE_NS * 3 // 4
     whole.on_dropped(Trade(NAME, at_ns, 1, 1, 1, Side.BUY, Decimal(1), Decimal(1)))
     whole.on_candle(candle(0))
-    assert book.of(TRADES).missing(*stretch(0, 1)) == [(at_ns, at_ns + 1)]
+    whole.on_candle(candle(1))
+    assert book.of(TRADES).missing(*stretch(0, 2)) == [stretch(0, 1)]
     assert book.of(BOTH).whole(*stretch(0, 1))
 
 
