@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from openoutcry import __version__
-from openoutcry.config import Config, described, load
+from openoutcry.config import BadConfig, Config, described, load
 from openoutcry.errors import Refusal
 
 STOP_S_MAX = 4.5  # a signal ends the server within five seconds, whatever hangs
+PROGRESS_S = 1.0
 
 app = typer.Typer(
     name="openoutcry",
@@ -79,6 +80,103 @@ def serve(
     _run(_load(file, http=http, grpc=grpc, data=data), as_json=as_json, simulated=False)
 
 
+@app.command()
+def record(
+    venue: Annotated[str, typer.Argument(help="Whose frames: binance_futures, okx, ...")],
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where the files go.")] = Path(
+        "recordings"
+    ),
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.1, help="Stop after so long. [until Ctrl-C]")
+    ] = None,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Record the simulated venue: no network.")] = False,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Write the raw frames of a venue as they are received, for `openoutcry replay`."""
+    from openoutcry import app as parts
+
+    config = _load(file)
+    _logs(config, quiet=True)
+    last: dict[str, Any] = {}
+
+    def told(recorder: Any) -> None:
+        last.update(
+            venue=venue,
+            frames=recorder.frames,
+            dropped=recorder.dropped,
+            bytes_written=recorder.bytes_written,
+            files=[str(path) for path in recorder.files],
+        )
+        _progress(last, as_json=as_json)
+
+    async def recording() -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            inside = config.model_copy(update={"data": Path(scratch)})
+            world = await (parts.simulated_outside(inside) if simulated else parts.outside(inside))
+            try:
+                work = asyncio.ensure_future(parts.record(world, venue, folder, told, PROGRESS_S))
+                await _until_signal(work, seconds)
+            finally:
+                await _within(STOP_S_MAX, world.close)
+
+    _looped(recording)
+    if last and not as_json:
+        print(f"\n{last['frames']:,} frames of {venue}, {last['bytes_written']:,} bytes:", *last["files"], sep="\n  ")
+
+
+@app.command()
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES", help="Recordings: ours, cryptofeed's, hftbacktest's.")
+    ],
+    venue: Annotated[str | None, typer.Option("--venue", help="Whose frames, where a file does not say.")] = None,
+    speed: Annotated[
+        float | None, typer.Option("--speed", min=0.001, help="1 = as it was. [as fast as it goes]")
+    ] = None,
+    events: Annotated[bool, typer.Option("--events", help="Print every event, one JSON object a line.")] = False,
+    candles: Annotated[bool, typer.Option("--candles", help="Print the candles its trades make, one a line.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run recorded frames through the same decode as live ones, and print what came out."""
+    import msgspec
+
+    from openoutcry.aggregates.candles import Candles
+    from openoutcry.clock import SystemClock
+    from openoutcry.events import INTERVALS_S, Trade
+    from openoutcry.feed.replay import Replay
+    from openoutcry.feed.replay import as_json as line
+
+    for path in files:
+        if not path.is_file():
+            raise BadConfig(f"{path}: no such file")
+    run = Replay(files, SystemClock(), venue=venue)
+    built = Candles(minutes_kept=10_000)
+    seen: set[str] = set()
+
+    async def playing() -> None:
+        out = sys.stdout.buffer
+        async for _, heard in run.paced(speed):
+            for event in heard:
+                if events:
+                    out.write(line(event) + b"\n")
+                if candles and isinstance(event, Trade):
+                    seen.add(event.instrument)
+                    for closed in built.on_trade(event):
+                        out.write(line(closed) + b"\n")
+        for name in sorted(seen):
+            growing = built.growing(name, INTERVALS_S[0], partial=True)
+            if growing is not None:
+                out.write(line(growing) + b"\n")
+        out.flush()
+
+    _looped(playing)
+    if as_json:
+        print(msgspec.json.encode(run.summary).decode())
+    else:
+        print(*run.summary.lines(), sep="\n", file=sys.stderr if events or candles else sys.stdout)
+
+
 @settings.command("show")
 def config_show(file: ConfigFile = None) -> None:
     """Print the settings in force as JSON, secrets masked."""
@@ -102,6 +200,9 @@ def main() -> None:
     except Refusal as refusal:
         print(f"openoutcry: {refusal.text}", file=sys.stderr)
         sys.exit(2)
+    except OSError as e:  # a disk that is full, a file that may not be read
+        print(f"openoutcry: {e.filename or ''} {e.strerror or e}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _load(file: Path | None, **flags: Any) -> Config:
@@ -113,32 +214,58 @@ def _load(file: Path | None, **flags: Any) -> Config:
 
 def _run(config: Config, *, as_json: bool, simulated: bool) -> None:
     from openoutcry.app import Server, outside, simulated_outside
-    from openoutcry.telemetry import configure_logs
 
-    configure_logs(config.log.level, as_json=config.log.json_lines)
+    # Whoever tries the demo wants to read what to try, not how seven venues are doing.
+    _logs(config, quiet=simulated)
 
     async def until_stopped() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
         world = await (simulated_outside(config) if simulated else outside(config))
         server = Server(world)
+
+        async def running() -> None:
+            await server.start()
+            _announce(server.ready_line(), as_json=as_json, simulated=simulated)
+            await asyncio.Event().wait()
+
         try:
-            starting = asyncio.ensure_future(server.start())
-            stopping = asyncio.ensure_future(stop.wait())
-            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-                _announce(server.ready_line(), as_json=as_json, simulated=simulated)
-                await stopping
-            else:
-                starting.cancel()
-            stopping.cancel()
+            await _until_signal(asyncio.ensure_future(running()))
         finally:
             await _within(STOP_S_MAX, server.stop)
 
     _looped(until_stopped)
+
+
+def _logs(config: Config, *, quiet: bool) -> None:
+    from openoutcry.telemetry import configure_logs
+
+    level = "warning" if quiet and "level" not in config.log.model_fields_set else config.log.level
+    configure_logs(level, as_json=config.log.json_lines)
+
+
+async def _until_signal(work: "asyncio.Future[None]", seconds: float | None = None) -> None:
+    """Let `work` run until it ends, a signal comes, or so many seconds are over. Raises what `work` raises."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((work, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if work.done():
+        work.result()
+        return
+    work.cancel()
+    await asyncio.wait((work,))
+
+
+def _progress(state: dict[str, Any], *, as_json: bool) -> None:
+    """How a long run is doing: one line that is written over at a terminal, plain lines elsewhere."""
+    if as_json:
+        print(json.dumps(state), flush=True)
+        return
+    end = "\r" if sys.stderr.isatty() else "\n"
+    line = f"{state['venue']}: {state['frames']:,} frames, {state['bytes_written']:,} bytes"
+    print(line, end=end, file=sys.stderr, flush=True)
 
 
 def _announce(ready: dict[str, Any], *, as_json: bool, simulated: bool) -> None:

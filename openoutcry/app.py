@@ -5,9 +5,10 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ from openoutcry.api.push import Push
 from openoutcry.api.rpc import RpcServer
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock, SystemClock
-from openoutcry.config import BadConfig, Config, address
-from openoutcry.errors import Refusal, Unavailable
+from openoutcry.config import BadConfig, Config, VenueConfig, address
+from openoutcry.errors import Refusal, Unavailable, UnknownVenue
 from openoutcry.feed.backfill import RepairTiming
 from openoutcry.feed.desk import Access, Numbers
 from openoutcry.feed.feed import Feed
 from openoutcry.feed.polls import PollTiming
+from openoutcry.feed.recorder import Recorder, record_listing
 from openoutcry.feed.session import SessionTiming
-from openoutcry.instrument import Instrument
+from openoutcry.instrument import Instrument, Kind
 from openoutcry.market import market as market_words
 from openoutcry.market.building import Building
 from openoutcry.market.market import Market
@@ -54,6 +56,7 @@ DAY_NS = 86_400 * 1_000_000_000
 # Instruments made ready at once after a start; the others wait their turn.
 WARM_AT_ONCE_MAX = 8
 READY_S_MAX = 30.0
+SPOT_FEEDS = frozenset({words.Feed.TRADES, words.Feed.CANDLES, words.Feed.QUOTES, words.Feed.DEPTH})
 
 log = structlog.get_logger()
 
@@ -281,18 +284,8 @@ class Server:
                     tasks.create_task(self._follow_venue(name))
 
     async def _follow_venue(self, name: str) -> None:
-        venue = self._config.venues[name]
-        listing = await self._listing(name)
-        feeds = self.feed.feeds(name) - (frozenset() if venue.depth else {words.Feed.DEPTH})
-        if words.Feed.LIQUIDATIONS in feeds and venue.liquidations == "all":
-            feeds -= {words.Feed.LIQUIDATIONS}
-            self.feed.follow_all(name, words.Feed.LIQUIDATIONS)
-        for symbol in venue.instruments:
-            instrument = listing.get(symbol)
-            if instrument is None:
-                log.warning("not listed", venue=name, symbol=symbol)
-                continue
-            self.market.follow(instrument, _fitting(instrument, feeds))
+        for instrument, feeds in _configured(name, self._config.venues[name], await self._listing(name), self.feed):
+            self.market.follow(instrument, feeds)
 
     async def _listing(self, name: str) -> Mapping[str, Instrument]:
         wait_s = self._config.feed.backoff_s_min
@@ -356,6 +349,46 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def record(world: Outside, venue: str, folder: Path, told: Callable[[Recorder], None], every_s: float) -> None:
+    """Write what `venue` sends into `folder` until cancelled: all feeds of its configured instruments, and its listing.
+
+    `told` hears how it goes every `every_s`. Raises UnknownVenue, Unavailable; OSError where the disk does not take it.
+    """
+    access = accesses(world.config).get(venue)
+    if access is None:
+        raise UnknownVenue(f"no venue {venue!r} is on; there are {', '.join(sorted(accesses(world.config)))}")
+    recorder = Recorder(venue, folder, world.clock)
+    feed = Feed(
+        {venue: access},
+        bus=Bus(),
+        clock=world.clock,
+        http=world.http,
+        sockets=world.sockets,
+        telemetry=Telemetry(),
+        chance=random.Random(),  # noqa: S311 - jitter is no secret
+        numbers=_feed_numbers(world.config),
+        on_frame=lambda _venue, endpoint, received_ns, frame: recorder.frame(endpoint, received_ns, frame),
+    )
+
+    async def tell() -> None:
+        while True:
+            await world.clock.sleep(every_s)
+            told(recorder)
+
+    try:
+        send = partial(feed.send, venue)
+        listing = {each.symbol: each for each in await record_listing(recorder, access.venue, send)}
+        await feed.start()
+        for instrument, feeds in _configured(venue, world.config.venues[venue], listing, feed):
+            feed.follow(instrument, feeds)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(recorder.run())
+            tasks.create_task(tell())
+    finally:
+        await feed.stop()
+        await recorder.close()
+
+
 def accesses(config: Config) -> dict[str, Access]:
     """The venues that are on, with their addresses. Raises BadConfig for a venue or endpoint there is none of."""
     unknown = sorted(set(config.venues) - set(VENUES))
@@ -385,11 +418,23 @@ def effective(config: Config) -> dict[str, Any]:
     return shown
 
 
-def _fitting(instrument: Instrument, feeds: frozenset[words.Feed]) -> frozenset[words.Feed]:
-    """What can be followed of an instrument: a spot pair has no funding, open interest, mark or liquidations."""
-    if instrument.kind == "spot":
-        return feeds & {words.Feed.TRADES, words.Feed.CANDLES, words.Feed.QUOTES, words.Feed.DEPTH}
-    return feeds
+def _configured(
+    name: str, venue: VenueConfig, listing: Mapping[str, Instrument], feed: Feed
+) -> Iterator[tuple[Instrument, frozenset[words.Feed]]]:
+    """What the settings say is followed of a venue; liquidations of all instruments at once where they say so."""
+    feeds = feed.feeds(name) - (frozenset() if venue.depth else {words.Feed.DEPTH})
+    if words.Feed.LIQUIDATIONS in feeds and venue.liquidations == "all":
+        feeds -= {words.Feed.LIQUIDATIONS}
+        feed.follow_all(name, words.Feed.LIQUIDATIONS)
+    for symbol in venue.instruments:
+        instrument = listing.get(symbol)
+        if instrument is None:
+            log.warning("not listed", venue=name, symbol=symbol)
+        elif instrument.kind is Kind.SPOT:
+            # A spot pair has no funding, open interest, mark price or liquidations.
+            yield instrument, feeds & SPOT_FEEDS
+        else:
+            yield instrument, feeds
 
 
 def _feed_numbers(config: Config) -> Numbers:

@@ -135,6 +135,10 @@ class Feed:
         """An answer untouched, whatever its status, within the venue's limits. Raises Unavailable."""
         return await self._desk(venue).raw(path, query, weight)
 
+    async def send(self, venue: str, request: words.Request) -> Answer:
+        """One answer within the venue's limits. Raises UnknownVenue, Unavailable."""
+        return await self._desk(venue).gate.send(request)
+
     def _desk(self, venue: str) -> Desk:
         desk = self._desks.get(venue)
         if desk is None:
