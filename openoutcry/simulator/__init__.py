@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 
 from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
+from openoutcry.simulator.bybit import Bybit, BybitSpot
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
@@ -15,6 +16,8 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "binance": BinanceSpot,
     "binance_futures": BinanceFutures,
     "binance_delivery": BinanceDelivery,
+    "bybit": Bybit,
+    "bybit_spot": BybitSpot,
     "okx": Okx,
     "hyperliquid": Hyperliquid,
     "coinmarketcap": CoinMarketCap,
