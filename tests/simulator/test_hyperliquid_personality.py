@@ -26,7 +26,8 @@ from openoutcry.simulator.kit import Asked
 from openoutcry.simulator.simulator import Simulator
 from openoutcry.simulator.tape import Bar
 from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
-from openoutcry.venues.hyperliquid import CANDLES_SERVED, Hyperliquid
+from openoutcry.venues.hyperliquid import Hyperliquid
+from openoutcry.venues.hyperliquid_history import CANDLES_SERVED
 from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refused, Signal, Subscribed
 
 # 12:34:50 UTC, ten seconds before a minute opens.

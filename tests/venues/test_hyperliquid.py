@@ -34,7 +34,8 @@ from openoutcry.events import (
 )
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.venues import VENUES
-from openoutcry.venues.hyperliquid import CANDLES_SERVED, Hyperliquid
+from openoutcry.venues.hyperliquid import Hyperliquid
+from openoutcry.venues.hyperliquid_history import CANDLES_SERVED
 from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refused, Skipped, Subscribed
 
 MINUTE_NS = 60 * NS
