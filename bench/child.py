@@ -79,13 +79,20 @@ async def publish(send: Callable[[bytes], None], per_s: int, seconds: int, a_tic
 
 
 class Server(Protocol):
-    send: Callable[[bytes], None]
+    async def start(self) -> int:
+        """Listen; the port."""
+        ...
 
-    async def start(self) -> int: ...
+    def send(self, payload: bytes) -> None:
+        """Send to every client that is connected."""
+        ...
 
 
-def _nothing(payload: bytes) -> None:
-    raise NotImplementedError(payload)
+class _OnRequest:
+    """A server that only answers."""
+
+    def send(self, payload: bytes) -> None:
+        raise NotImplementedError(payload)
 
 
 # The same 500 candles, by four roads
@@ -98,7 +105,7 @@ class MemoryMarket(Market):
         listed = _instrument()
         self._instruments = {"BTCUSDT": listed}
         self._closed = [_candle(listed.name, i, closed=True) for i in range(ROWS)]
-        self._growing = _candle(listed.name, ROWS, closed=False)
+        self._forming = _candle(listed.name, ROWS, closed=False)
 
     def venues(self) -> Mapping[str, VenueState]:
         return {"binance_futures": VenueState("binance_futures", alive=True, connections=1, last_received_ns=None)}
@@ -115,11 +122,15 @@ class MemoryMarket(Market):
         del venue
         return self._instruments
 
+    async def instrument(self, venue: str, symbol: str) -> Instrument:
+        del venue
+        return self._instruments[symbol]
+
     def newest(
         self, instrument: str, interval_s: int, limit: int, side: Side = Side.BOTH
     ) -> tuple[Sequence[Candle], Candle | None] | None:
         del instrument, interval_s, side
-        return self._closed[-limit:], self._growing
+        return self._closed[-limit:], self._forming
 
 
 def _instrument() -> Instrument:
@@ -172,9 +183,7 @@ def _doors() -> Doors:
     )
 
 
-class OurHttp:
-    send = staticmethod(_nothing)
-
+class OurHttp(_OnRequest):
     def __init__(self, *, hot: bool) -> None:
         doors = _doors()
         dialect = Takashi(doors) if hot else _WithoutHot(doors)
@@ -190,10 +199,8 @@ class _WithoutHot(Takashi):
         return None
 
 
-class Uvicorn:
+class Uvicorn(_OnRequest):
     """An ASGI application on uvicorn as it comes."""
-
-    send = staticmethod(_nothing)
 
     def __init__(self, app: Any) -> None:
         config = uvicorn.Config(
@@ -255,11 +262,13 @@ class OurFanout:
         self._doors = _doors()
 
     async def start(self) -> int:
-        channel = self._doors.push.every()
-        self.send = channel.send
-        streams: Dialect = _Stream(self._doors, channel)
+        self._channel = self._doors.push.every()
+        streams: Dialect = _Stream(self._doors, self._channel)
         server = HttpServer(application(self._doors, [streams]), "127.0.0.1", 0)
         return int((await server.start()).rpartition(":")[2])
+
+    def send(self, payload: bytes) -> None:
+        self._channel.send(payload)
 
 
 class _Stream(Takashi):

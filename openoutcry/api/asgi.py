@@ -52,7 +52,7 @@ def application(
     body_bytes_max: int = BODY_BYTES_MAX,
 ) -> ASGIApp:
     """Everything we serve on the HTTP port. `checks` are what `/ready` asks."""
-    routes = _routes(doors, dialects, checks or {}, body_bytes_max)
+    routes = _routes(doors, dialects, {} if checks is None else checks, body_bytes_max)
     sockets = Router(routes=[route for dialect in dialects for route in dialect.sockets()])
     gate = Gate(doors, dialects, routes, sockets, body_bytes_max)
     return CORSMiddleware(
@@ -94,6 +94,11 @@ def _routes(
         dialect = owner(dialects, request.url.path)
         return dialect.lost(request, error.status_code, error.detail, error.headers or {})
 
+    async def broken(request: Request, _: Exception) -> Response:
+        # The gate logs it: Starlette raises it again after this answer.
+        return owner(dialects, request.url.path).broken()
+
+    app.add_exception_handler(Exception, broken)
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, lost)
@@ -153,18 +158,19 @@ class Gate:
                     return
         except Refusal as refusal:
             answer = owner(self._dialects, path).refuse(refusal)
-            await answer(scope, receive, self._labelled(send, request_id, [False]))
+            await answer(scope, receive, self._labelled(send, request_id, _Progress()))
             return
-        started = [False]
-        labelled = self._labelled(send, request_id, started)
+        progress = _Progress()
+        labelled = self._labelled(send, request_id, progress)
         try:
             await self._routes(scope, receive, labelled)
         except Exception:
             # Our own fault, whatever it is: the caller gets an answer, and the next request its turn.
             log.exception("request failed", path=path, request_id=request_id.decode())
-            if started[0]:
-                raise
-            await owner(self._dialects, path).broken()(scope, receive, labelled)
+            if not progress.started:
+                await owner(self._dialects, path).broken()(scope, receive, labelled)
+            elif not progress.whole:
+                raise  # half an answer: uvicorn cuts the connection
 
     async def _answer_hot(self, body: bytes, request_id: bytes, send: Send) -> None:
         self._answered[2].inc()
@@ -185,12 +191,14 @@ class Gate:
             request_id = b"%b-%d" % (self._run, self._requests)
         return request_id, length
 
-    def _labelled(self, send: Send, request_id: bytes, started: list[bool]) -> Send:
+    def _labelled(self, send: Send, request_id: bytes, progress: "_Progress") -> Send:
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
-                started[0] = True
+                progress.started = True
                 self._answered[message["status"] // 100].inc()
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            elif message["type"] == "http.response.body":
+                progress.whole = not message.get("more_body", False)
             await send(message)
 
         return labelled
@@ -210,6 +218,13 @@ class Gate:
             scope["extensions"]["openoutcry.writer"].finish(FAULT, "Internal error")
         finally:
             release()
+
+
+class _Progress:
+    """How far an answer got."""
+
+    started = False
+    whole = False
 
 
 async def _turn_away(receive: Receive, send: Send, code: int, reason: str) -> None:

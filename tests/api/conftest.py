@@ -1,5 +1,6 @@
 """A market that is told what to say, and a real server before it."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from openoutcry.events import (
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.market.market import Candles, Market
 from openoutcry.market.outside import VenueState
+from openoutcry.market.symbols import Symbols
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response
 from openoutcry.venues.venue import Answer, Feed, Query
@@ -44,14 +46,16 @@ ALL_FEEDS = frozenset(Feed)
 ALL_QUERIES = frozenset(Query)
 
 
-def an_instrument(venue: str, symbol: str, coin: str = "BTC", kind: Kind = Kind.PERPETUAL) -> Instrument:
+def an_instrument(
+    venue: str, symbol: str, coin: str = "BTC", kind: Kind = Kind.PERPETUAL, quote: str = "USDT"
+) -> Instrument:
     return Instrument(
         venue=venue,
         symbol=symbol,
         kind=kind,
         coin=coin,
-        quote="USDT",
-        settle="USDT",
+        quote=quote,
+        settle=quote,
         tick_size=Decimal("0.1"),
         lot_size=Decimal("0.001"),
     )
@@ -115,7 +119,7 @@ class SaidMarket(Market):
         return self.listings[venue]
 
     async def instrument(self, venue: str, symbol: str) -> Instrument:
-        return (await self.instruments(venue))[symbol]
+        return Symbols(venue, await self.instruments(venue)).find(symbol)
 
     def newest(
         self, instrument: str, interval_s: int, limit: int, side: Side = Side.BOTH
@@ -265,7 +269,10 @@ class Served:
 
 
 def _listed(venue: str, *symbols: str) -> dict[str, Instrument]:
-    return {symbol: an_instrument(venue, symbol, symbol[:3]) for symbol in symbols}
+    return {
+        symbol: an_instrument(venue, symbol, symbol[:3], quote="USDC" if venue == "hyperliquid" else "USDT")
+        for symbol in symbols
+    }
 
 
 @pytest.fixture
@@ -337,3 +344,20 @@ def hear() -> Callable[[ClientConnection], Any]:
         return json.loads(await connection.recv())
 
     return listen
+
+
+@pytest.fixture
+def catalogue() -> Catalogue:
+    return Catalogue()
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], Any]:
+    """Return once the condition holds."""
+
+    async def wait(condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110  what happens in the server has no event for us
+                await asyncio.sleep(0)
+
+    return wait

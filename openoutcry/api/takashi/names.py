@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from openoutcry.aggregates.rollup import MONTH_S
 from openoutcry.errors import BadInterval, UnknownInstrument, UnknownVenue
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Instrument
 from openoutcry.market.market import Market
 
 # Theirs to ours, in the order they are listed: the three of the published page, then what we add.
@@ -36,18 +37,15 @@ INTERVALS: Mapping[str, int] = {
     "1d": 86_400,
     "3d": 259_200,
     "1w": 604_800,
+    "1M": MONTH_S,
 }
 PERIODS: Mapping[str, int] = {
     name: INTERVALS[name] for name in ("5m", "15m", "30m", "1h", "2h", "4h", "6h", "12h", "1d")
 }
 TIMEFRAMES: Mapping[str, int] = {name: INTERVALS[name] for name in ("5m", "15m", "1h")}
 TIMEFRAME_OF: Mapping[int, str] = {seconds: name for name, seconds in TIMEFRAMES.items()}
-# What Binance's own kline endpoint takes; a month is not a number of seconds, and only the untouched proxy has it.
-BINANCE_INTERVALS = (*INTERVALS, "1M")
-
 SYMBOL_CHARS_MAX = 64
 SYMBOLS_SHOWN = 5
-_DOLLARS = ("USDT", "USDC", "BUSD", "DAI", "TUSD", "USDP")
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -76,24 +74,17 @@ def seconds_of(text: str, allowed: Mapping[str, int], what: str = "interval") ->
 
 async def ask_for(market: Market, exchange: str, symbol: str) -> Asked:
     """The instrument that a caller means. Raises UnknownInstrument, UnknownVenue (it is off), Unavailable."""
-    listing = await market.instruments(EXCHANGES[exchange])
-    instrument = find(listing, exchange, symbol)
-    if instrument is None:
-        raise UnknownInstrument(_unknown(exchange, symbol, listing))
-    exact = symbol.upper() == symbol or symbol.startswith(instrument.symbol)
-    return Asked(exchange, symbol if exact else symbol.upper(), instrument)
-
-
-def find(listing: Mapping[str, Instrument], exchange: str, symbol: str) -> Instrument | None:
-    """What `symbol` means on that exchange, by its own listing; None if it lists no such thing."""
-    if len(symbol) > SYMBOL_CHARS_MAX:
-        return None
-    found = listing.get(symbol) or listing.get(symbol.upper())
-    if found is not None or exchange in {"binance", "bybit"}:
-        return found
-    if exchange == "okx":
-        return _swap(listing, symbol.upper())
-    return _coin(listing, symbol)
+    venue = EXCHANGES[exchange]
+    try:
+        instrument = await market.instrument(venue, symbol)
+    except UnknownInstrument:
+        listing = await market.instruments(venue)
+        swap = _swap(listing, symbol.upper()) if exchange == "okx" else None
+        if swap is None:
+            raise UnknownInstrument(_unknown(exchange, symbol, listing)) from None
+        instrument = swap
+    # As it was asked, in upper case unless the venue itself spells it otherwise (kPEPE).
+    return Asked(exchange, symbol if symbol.startswith(instrument.symbol) else symbol.upper(), instrument)
 
 
 def _swap(listing: Mapping[str, Instrument], pair: str) -> Instrument | None:
@@ -101,20 +92,6 @@ def _swap(listing: Mapping[str, Instrument], pair: str) -> Instrument | None:
         if pair.endswith(quote):
             return listing.get(f"{pair.removesuffix(quote)}-{quote}-SWAP")
     return None
-
-
-def _coin(listing: Mapping[str, Instrument], symbol: str) -> Instrument | None:
-    """A coin in another case (kPEPE as KPEPE), or a pair of it with dollars."""
-    wanted = symbol.lower()
-    bare = next((wanted.removesuffix(d.lower()) for d in _DOLLARS if wanted.endswith(d.lower())), wanted)
-    by_pair = None
-    for listed, instrument in listing.items():
-        lower = listed.lower()
-        if lower == wanted:
-            return instrument
-        if lower == bare and instrument.kind is Kind.PERPETUAL:
-            by_pair = instrument
-    return by_pair
 
 
 def _unknown(exchange: str, symbol: str, listing: Mapping[str, Instrument]) -> str:

@@ -15,7 +15,6 @@ from starlette.routing import WebSocketRoute
 from openoutcry.api.dialect import Doors, Scope, Service
 from openoutcry.api.takashi import wire
 from openoutcry.api.takashi.names import (
-    BINANCE_INTERVALS,
     EXCHANGES,
     INTERVALS,
     PERIODS,
@@ -29,7 +28,6 @@ from openoutcry.api.takashi.names import (
 from openoutcry.api.takashi.proxy import Proxy
 from openoutcry.api.takashi.ws import Streams
 from openoutcry.errors import (
-    BadInterval,
     BadRange,
     OutOfReach,
     Refusal,
@@ -92,7 +90,6 @@ Symbol = Annotated[
     str, Path(examples=["BTCUSDT"], description="BTCUSDT; on Hyperliquid also BTC, on OKX BTC-USDT-SWAP")
 ]
 Interval = Annotated[str, Path(json_schema_extra={"enum": list(INTERVALS)})]
-BinanceInterval = Annotated[str, Path(json_schema_extra={"enum": list(BINANCE_INTERVALS)})]
 Period = Annotated[str, Query(json_schema_extra={"enum": list(PERIODS)})]
 Millis = Annotated[int | None, Query(description="Milliseconds since 1970 UTC, inclusive")]
 
@@ -323,7 +320,7 @@ class Takashi:
         @router.get("/binance/klines/{symbol}/{interval}", summary="Candles as Binance sends them", **binance)
         async def klines(
             symbol: Symbol,
-            interval: BinanceInterval,
+            interval: Interval,
             limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT,
             start_time: Annotated[int | None, Query(alias="startTime")] = None,
             end_time: Annotated[int | None, Query(alias="endTime")] = None,
@@ -331,8 +328,7 @@ class Takashi:
             name = symbol.upper()
             if not _BINANCE_SYMBOL.fullmatch(name):
                 raise UnknownInstrument(f"binance has no symbol '{symbol[:SYMBOL_CHARS_MAX]}'")
-            if interval not in BINANCE_INTERVALS:
-                raise BadInterval(f"interval '{interval[:16]}' is not one of {' '.join(BINANCE_INTERVALS)}")
+            seconds_of(interval, INTERVALS)  # ours are the fifteen that Binance has
             _span(start_time, end_time)
             query = [("symbol", name), ("interval", interval), ("limit", str(limit))]
             query += [(k, str(v)) for k, v in (("startTime", start_time), ("endTime", end_time)) if v is not None]
@@ -415,7 +411,7 @@ class Takashi:
         failed = {e: a for e, a in answers.items() if isinstance(a, Unavailable) and not isinstance(a, OutOfReach)}
         if not any(isinstance(a, bytes) for a in answers.values()):
             if failed:
-                raise Unavailable(", ".join(failed), "; ".join(refusal.text for refusal in failed.values()))
+                return wire.detail(503, "; ".join(map(wire.text_of, failed.values())))
             raise UnknownInstrument(f"no exchange has the symbol '{symbol[:SYMBOL_CHARS_MAX]}'")
         body = b"{" + b",".join(b'"%b":%b' % (e.encode(), rows) for e, rows in bodies.items()) + b"}"
         return wire.json(body, headers={"X-Failed-Exchanges": ",".join(failed)} if failed else None)
