@@ -39,6 +39,7 @@ from openoutcry.venues.binance_wire import (
     Binance,
     BookTicker,
     Channel,
+    Date,
     DepthUpdate,
     ForceOrder,
     Kline,
@@ -75,8 +76,8 @@ class _Contract(msgspec.Struct, frozen=True):
     contract_size: Decimal = msgspec.field(name="contractSize")
     filters: list[dict[str, Any]]
     nature: str = msgspec.field(name="contractType", default="")
-    onboard_ms: int = msgspec.field(name="onboardDate", default=0)
-    delivery_ms: int = msgspec.field(name="deliveryDate", default=0)
+    onboard_ms: Date = msgspec.field(name="onboardDate", default=0)
+    delivery_ms: Date = msgspec.field(name="deliveryDate", default=0)
 
 
 _contract = msgspec.json.Decoder(_Contract).decode

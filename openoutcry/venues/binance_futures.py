@@ -19,8 +19,8 @@ https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-
 Since 2026-03-06 the sockets live under two roots, and the old one carries nothing of `market`: quotes and depth come on
 `/public`, everything else here on `/market`. A subscription at the wrong root is acknowledged and stays silent.
 
-Aggregate trades hold market trades only, as the venue's own candles do (`nq`, without RPI orders, is not what they
-count). Raw trades of insurance fund, ADL and the empty NA ones are skipped. The venue pushes at most one liquidation a
+Aggregate trades hold market trades only, as the venue's own candles do; `q` is their whole quantity (`nq` leaves out
+what RPI orders gave, and is not read). Raw trades of insurance fund, ADL and the empty NA ones are skipped. The venue pushes at most one liquidation a
 second and symbol: sums of them are a lower bound. Since 2026-06-30 all-market streams may hold COINM as well: `st` tells
 (1 USDM, 2 COINM), and both share one request weight per address (`shared_pools`).
 """
@@ -42,6 +42,7 @@ from openoutcry.venues.binance_wire import (
     Binance,
     BookTicker,
     Channel,
+    Date,
     DepthUpdate,
     ForceOrder,
     Kline,
@@ -75,8 +76,8 @@ class _Contract(msgspec.Struct, frozen=True):
     margin: Symbol = msgspec.field(name="marginAsset")
     filters: list[dict[str, Any]]
     nature: str = msgspec.field(name="contractType", default="")
-    onboard_ms: int = msgspec.field(name="onboardDate", default=0)
-    delivery_ms: int = msgspec.field(name="deliveryDate", default=0)
+    onboard_ms: Date = msgspec.field(name="onboardDate", default=0)
+    delivery_ms: Date = msgspec.field(name="deliveryDate", default=0)
 
 
 _contract = msgspec.json.Decoder(_Contract).decode

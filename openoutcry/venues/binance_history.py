@@ -201,6 +201,11 @@ class Endpoint(msgspec.Struct, frozen=True):
             raise _unknown(self.venue, ask)
         return f"{self.venue}:{symbol}"
 
+    def listed_ns(self, ask: Ask, listing: Mapping[str, Instrument]) -> int:
+        """Before this nothing happened; 0 where the venue does not tell."""
+        instrument = listing.get(_symbol(self.venue, ask))
+        return 0 if instrument is None or instrument.listed_ns is None else instrument.listed_ns
+
     def contract_size(self, ask: Ask, listing: Mapping[str, Instrument]) -> Decimal:
         """Of the instrument asked about. Raises UnknownInstrument where contracts cannot be counted without it."""
         instrument = listing.get(_symbol(self.venue, ask))
@@ -309,6 +314,9 @@ class Candles:
             return Page(candles, next=following, start_ns=reach_ns, end_ns=max(reach_ns, min(end_ns, known_until_ns)))
         _, asked_end_ns = self._stretch(ask)
         until_ns = candles[-1].open_ns + interval_ns if full and candles else asked_end_ns or FOREVER_NS
+        if not candles:
+            # Its first candle opened before it was listed, but not by more than an interval.
+            until_ns = max(until_ns, self._endpoint.listed_ns(ask, listing) - interval_ns)
         more = left != 0 and until_ns < min(end_ns, answer.received_ns)
         return Page(
             candles,
@@ -385,9 +393,13 @@ class AggTrades:
         # Void aggregates (see agg_trade) hold no trade, but their ids count.
         trades = [event for said in says for event in said if isinstance(event, Trade)]
         back = ask.newest or ask.cursor is not None
-        return self._backward(ask, rows, trades) if back else self._forward(ask, rows, trades, answer.received_ns)
+        if back:
+            return self._backward(ask, rows, trades)
+        return self._forward(ask, rows, trades, answer.received_ns, self._endpoint.listed_ns(ask, listing))
 
-    def _forward(self, ask: Ask, rows: Sequence[_Aggregate], trades: list[Trade], received_ns: int) -> Page:
+    def _forward(
+        self, ask: Ask, rows: Sequence[_Aggregate], trades: list[Trade], received_ns: int, listed_ns: int
+    ) -> Page:
         end_ns = FOREVER_NS if ask.end_ns is None else ask.end_ns
         wanted = [trade for trade in trades if trade.event_ns < end_ns]
         left = None if ask.limit is None else ask.limit - len(wanted)
@@ -404,7 +416,8 @@ class AggTrades:
             until_ns = max(known_ns, wanted[-1].event_ns if wanted else 0)
             return Page(wanted, start_ns=ask.start_ns, end_ns=max(until_ns, ask.start_ns or 0))
         if not rows:
-            until_ns = self._window_end_ns(ask)
+            # Hours before the listing are empty, and not asked one by one.
+            until_ns = max(self._window_end_ns(ask), min(listed_ns, known_ns))
             return Page((), next=replace(ask, start_ns=until_ns), start_ns=ask.start_ns, end_ns=until_ns)
         # More trades of the last one's millisecond may follow.
         until_ns = ns_of(rows[-1].at)

@@ -110,6 +110,8 @@ Stamp = Annotated[int, Meta(ge=MS_LEAST, lt=US_MOST)]
 Count = Annotated[int, Meta(ge=0, le=INT_MOST)]
 # -1 stands for "no trade" in the first and last trade ids of empty candles and void aggregates.
 TradeId = Annotated[int, Meta(ge=-1, le=INT_MOST)]
+# A day of a listing, 0 where it is not told; later ones do not fit nanoseconds.
+Date = Annotated[int, Meta(ge=0, le=INT_MOST // MS)]
 Symbol = Annotated[str, Meta(min_length=1, max_length=SYMBOL_CHARS_MAX)]
 Says = Sequence[Event | Signal]
 Handler = Callable[[Any, str, int], Says]

@@ -229,6 +229,7 @@ def test_the_listing_tells_perpetuals_from_contracts_that_end() -> None:
         entry("BTCUSDT_260925", contractType="CURRENT_QUARTER", deliveryDate=1_790_323_200_000),
         entry("TSLAUSDT", contractType="TRADIFI_PERPETUAL"),
         entry("SOONUSDT", contractType="", status="PENDING_TRADING", onboardDate=0),
+        entry("NEVERUSDT", onboardDate=10**15),
     ]
     answer = Answer(200, {}, json.dumps({"symbols": rows}).encode(), NOW_NS)
     found = BinanceFutures().page(Ask(query=Query.INSTRUMENTS), answer).instruments

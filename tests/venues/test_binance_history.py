@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from openoutcry.errors import (
     BadInterval,
@@ -223,6 +224,21 @@ def test_a_trade_window_stays_below_one_hour_and_ends_before_its_end() -> None:
         weight=20,
         pool="weight",
     )
+
+
+def test_what_lies_before_the_listing_is_not_asked_piece_by_piece() -> None:
+    venue = BinanceDelivery()
+    listed_ms = BASE_MS + 300 * DAY_MS
+    venue.learn([replace(contract("ETHUSD_PERP", Decimal(10)), listed_ns=listed_ms * MS)])
+    trades = Ask(query=Query.TRADES, symbol="ETHUSD_PERP", start_ns=BASE_MS * MS)
+    candles = replace(trades, query=Query.CANDLES, interval_s=60)
+    for ask, start_ms in ((trades, listed_ms), (candles, listed_ms - MINUTE_MS)):
+        page = venue.page(ask, answer([], now_ms=BASE_MS + 400 * DAY_MS))
+        assert page.next == replace(ask, start_ns=start_ms * MS)
+        assert (page.start_ns, page.end_ns) == (BASE_MS * MS, start_ms * MS)
+    # The listing lies beyond what was asked.
+    page = venue.page(replace(candles, end_ns=(BASE_MS + DAY_MS) * MS), answer([], now_ms=BASE_MS + 400 * DAY_MS))
+    assert page.next is None
 
 
 def test_a_void_aggregate_is_left_out_and_costs_its_neighbours_nothing() -> None:
