@@ -118,13 +118,14 @@ class Candles:
             return ()
         if series.fixed(open_ns):
             return self._check_seed(series, open_ns, bar)
+        closed = self._close_old(series, open_ns)
         minute = series.minute(open_ns)
         if minute.venue is not None and _same(minute.venue, bar):
             return ()
         minute.venue = bar
         series.both.add(minute.open_ns, minute.end_ns)
         self._touch(series)
-        return self._confirm(series, minute)
+        return self._confirm(series, minute, closed)
 
     def on_gap(self, gap: Gap) -> None:
         """Trades are missing: what overlaps the gap does not close until it is mended or abandoned."""
@@ -155,7 +156,7 @@ class Candles:
         series.gaps.pop(abandoned.gap.start_ns, None)
         series.sides.remove(abandoned.gap.start_ns, abandoned.end_ns)
         for minute in series.levels[0].values():
-            if minute.venue is not None and abandoned.gap.start_ns < minute.end_ns and self._agree(series, minute):
+            if minute.venue is not None and abandoned.gap.start_ns < minute.end_ns and series.agrees(minute):
                 series.sides.add(minute.open_ns, minute.end_ns)
         return self._release(series, abandoned.gap.start_ns)
 
@@ -211,7 +212,7 @@ class Candles:
             return None
         if not partial and not series.known(index, node.open_ns, series.newest_ns + MINUTE_NS):
             return None
-        bar = self._growing_bar(series, node, index)
+        bar = series.growing(node, index)
         return None if bar is None else bar.candle(instrument, side, interval_s, node.open_ns, closed=False)
 
     def touched(self) -> set[str]:
@@ -254,6 +255,7 @@ class Candles:
         if series.fixed(open_ns):
             self.counts["seeded"] += 1
             return self._repair(series, open_ns)
+        closed = self._close_old(series, open_ns)
         minute = series.minute(open_ns)
         side = SELL if trade.side is Side.SELL else BUY
         bar = minute.bars[side]
@@ -263,34 +265,35 @@ class Candles:
             else:
                 bar.add(trade)
         except DecimalException:
-            return self._refuse(series, open_ns)
+            self._refuse(series, open_ns)
+            return closed
         series.begin(trade.event_ns)
         self._touch(series)
         if minute is series.current:
-            return ()
+            return closed
         self.counts["corrected"] += minute.closed
         series.changed(minute, 1 << side | BOTH_BIT)
-        return self._settle(series, minute, [])
+        return self._settle(series, minute, closed)
 
-    def _confirm(self, series: "_Series", minute: "_Node") -> Sequence[Candle]:
-        agreed = self._agree(series, minute)
+    def _confirm(self, series: "_Series", minute: "_Node", closed: list[Candle]) -> Sequence[Candle]:
+        agreed = series.agrees(minute)
         if agreed:
             # Trades that add up to the venue's own candle are all of them.
             series.sides.add(minute.open_ns, minute.end_ns)
         series.changed(minute, 0 if agreed and minute.closed else BOTH_BIT)
         if series.gapped(minute):
-            return ()
+            return closed
         if minute.closed:
             self.counts["confirmed" if agreed else "disagreed"] += 1
         elif agreed:
             # Otherwise trades may still be on their way: the venue's candle wins when the minute is due.
             self._close(series, minute)
-        return self._settle(series, minute, [])
+        return self._settle(series, minute, closed)
 
     def _check_seed(self, series: "_Series", open_ns: int, bar: Bar) -> Sequence[Candle]:
         seeded = series.levels[0].get(open_ns)
         both = seeded.bars[BOTH] if seeded is not None else None
-        if both is not None and _agrees(both, bar, estimated=series.venue in self._quote_estimated):
+        if both is not None and _agrees(both, bar, estimated=series.estimated):
             return ()
         return self._repair(series, open_ns)
 
@@ -319,6 +322,13 @@ class Candles:
             if level == 0:
                 self._settle(series, node, closed)
 
+    def _close_old(self, series: "_Series", newest_ns: int) -> list[Candle]:
+        # What is about to be forgotten is closed first: its time is over, even if nobody told us the time since.
+        closed: list[Candle] = []
+        if newest_ns > series.newest_ns:
+            self._close_due(series, series.horizon_at(newest_ns), closed)
+        return closed
+
     def _close(self, series: "_Series", node: "_Node") -> None:
         if node.closed:
             return
@@ -326,10 +336,10 @@ class Candles:
         if node is series.current:
             series.seal()
         if node.venue is not None:
-            self.counts["confirmed" if self._agree(series, node) else "disagreed"] += 1
+            self.counts["confirmed" if series.agrees(node) else "disagreed"] += 1
 
     def _publish(self, series: "_Series", node: "_Node", closed: list[Candle]) -> None:
-        self._refresh(series, node)
+        series.refresh(node)
         for side in (BUY, SELL, BOTH):
             bar = node.bars[side]
             if bar is None or node.sent >> side & 1 or not series.known(side, node.open_ns, node.end_ns):
@@ -345,59 +355,6 @@ class Candles:
         closed: list[Candle] = []
         self._close_due(series, self._time_ns.get(series.venue, 0) - self._grace_ns, closed)
         return closed
-
-    def _refresh(self, series: "_Series", node: "_Node") -> None:
-        """Fold again what changed since it was last folded; the minute that is growing stays outside."""
-        if not node.stale:
-            return
-        node.stale = False
-        if node.fixed:
-            if not node.fixed & BOTH_BIT:
-                node.bars[BOTH] = join(node.bars[BUY], node.bars[SELL])
-        elif node.level == 0:
-            node.bars[BOTH] = self._both(series, node)
-        else:
-            parts = series.parts(node)
-            for part in parts:
-                self._refresh(series, part)
-            for side in (BUY, SELL, BOTH):
-                node.bars[side] = fold(part.bars[side] for part in parts)
-
-    def _growing_bar(self, series: "_Series", node: "_Node", side: int) -> Bar | None:
-        current = series.current
-        now = self._both(series, current) if side == BOTH else current.bars[side]
-        if node is current:
-            return now
-        self._refresh(series, node)
-        return join(node.bars[side], now)
-
-    def _both(self, series: "_Series", minute: "_Node") -> Bar | None:
-        """Buy and sell joined, unless the venue's own candle says otherwise: then that, with what it does not tell."""
-        ours, venue = join(minute.bars[BUY], minute.bars[SELL]), minute.venue
-        if venue is None:
-            return ours
-        estimated = series.venue in self._quote_estimated
-        if ours is None:
-            return venue
-        if _agrees(ours, venue, estimated=estimated):
-            return ours
-        return Bar(
-            venue.first,
-            venue.last,
-            venue.high,
-            venue.low,
-            venue.volume,
-            ours.quote if estimated and not venue.flat else venue.quote,
-            venue.count if venue.count or venue.flat else ours.count,
-            max(venue.received_ns, ours.received_ns),
-            venue=True,
-        )
-
-    def _agree(self, series: "_Series", minute: "_Node") -> bool:
-        ours, venue = join(minute.bars[BUY], minute.bars[SELL]), minute.venue
-        if venue is None or ours is None:
-            return venue is None or venue.flat
-        return _agrees(ours, venue, estimated=series.venue in self._quote_estimated)
 
     def _ahead(self, series: "_Series", open_ns: int, received_ns: int) -> bool:
         if open_ns <= series.newest_ns or open_ns <= received_ns + self._ahead_ns:
@@ -426,7 +383,9 @@ class Candles:
         if len(self._series) >= self._instruments_max:
             self.counts["instruments_full"] += 1
             return None
-        series = self._series[instrument] = _Series(instrument, self._kept_ns)
+        series = self._series[instrument] = _Series(
+            instrument, self._kept_ns, estimated=_venue(instrument) in self._quote_estimated
+        )
         self._of_venue.setdefault(series.venue, {})[instrument] = series
         return series
 
@@ -464,6 +423,7 @@ class _Series:
     __slots__ = (
         "both",
         "current",
+        "estimated",
         "gaps",
         "horizon_ns",
         "instrument",
@@ -477,10 +437,11 @@ class _Series:
         "venue",
     )
 
-    def __init__(self, instrument: str, kept_ns: int) -> None:
+    def __init__(self, instrument: str, kept_ns: int, *, estimated: bool) -> None:
         self.instrument = instrument
         self.venue = _venue(instrument)
         self.kept_ns = kept_ns
+        self.estimated = estimated
         self.current = NO_MINUTE
         self.newest_ns = -1
         self.horizon_ns = 0
@@ -546,6 +507,58 @@ class _Series:
         parts = map(shorter.get, range(node.open_ns, node.end_ns, step_ns))
         return [part for part in parts if part is not None and part is not self.current]
 
+    def refresh(self, node: _Node) -> None:
+        """Fold again what changed since it was last folded; the minute that is growing stays outside."""
+        if not node.stale:
+            return
+        node.stale = False
+        if node.fixed:
+            if not node.fixed & BOTH_BIT:
+                node.bars[BOTH] = join(node.bars[BUY], node.bars[SELL])
+        elif node.level == 0:
+            node.bars[BOTH] = self.told(node)
+        else:
+            parts = self.parts(node)
+            for part in parts:
+                self.refresh(part)
+            for side in (BUY, SELL, BOTH):
+                node.bars[side] = fold(part.bars[side] for part in parts)
+
+    def growing(self, node: _Node, side: int) -> Bar | None:
+        """The bar of a growing candle: what is folded, and the minute that is growing."""
+        current = self.current
+        now = self.told(current) if side == BOTH else current.bars[side]
+        if node is current:
+            return now
+        self.refresh(node)
+        return join(node.bars[side], now)
+
+    def told(self, minute: _Node) -> Bar | None:
+        """Buy and sell joined, unless the venue's own candle says otherwise: then that, with what it does not tell."""
+        ours, venue = join(minute.bars[BUY], minute.bars[SELL]), minute.venue
+        if venue is None or ours is None:
+            return venue or ours
+        if _agrees(ours, venue, estimated=self.estimated):
+            return ours
+        return Bar(
+            venue.first,
+            venue.last,
+            venue.high,
+            venue.low,
+            venue.volume,
+            ours.quote if self.estimated and not venue.flat else venue.quote,
+            venue.count if venue.count or venue.flat else ours.count,
+            max(venue.received_ns, ours.received_ns),
+            venue=True,
+        )
+
+    def agrees(self, minute: _Node) -> bool:
+        """Whether our trades add up to the venue's own candle of that minute, if there is one."""
+        ours, venue = join(minute.bars[BUY], minute.bars[SELL]), minute.venue
+        if venue is None or ours is None:
+            return venue is None or venue.flat
+        return _agrees(ours, venue, estimated=self.estimated)
+
     def changed(self, minute: _Node, bits: int) -> None:
         """These sides of a minute changed: fold again, and send again, all it is part of."""
         for node in self.chain(minute.open_ns):
@@ -566,20 +579,26 @@ class _Series:
     def advance(self, newest_ns: int) -> None:
         """A newer minute began: seal the one before, forget what is too old."""
         self.seal()
+        self.horizon_ns = self.horizon_at(newest_ns)
         self.newest_ns = newest_ns
+        # From the longest down: what is folded from something that goes is folded for the last time.
+        for level in range(len(INTERVALS_S) - 1, -1, -1):
+            nodes, bound_ns = self.levels[level], self.bound_ns(level)
+            gone = [open_ns for open_ns in nodes if open_ns < bound_ns]
+            for open_ns in gone:
+                self._fold_last(level + 1, open_ns)
+            for open_ns in gone:
+                del nodes[open_ns]
+        self.sides.forget(self.bound_ns(len(INTERVALS_S) - 1))
+        self.both.forget(self.bound_ns(len(INTERVALS_S) - 1))
+
+    def horizon_at(self, newest_ns: int) -> int:
+        """The oldest minute that is kept once `newest_ns` is the newest; an open gap holds it back, for its repair."""
         horizon_ns = newest_ns - self.kept_ns
         if self.gaps:
             gap_ns = max(min(self.gaps), newest_ns - GAP_MINUTES_MAX * MINUTE_NS)
             horizon_ns = min(horizon_ns, gap_ns - gap_ns % MINUTE_NS)
-        if horizon_ns <= self.horizon_ns:
-            return
-        self.horizon_ns = horizon_ns
-        for level, nodes in enumerate(self.levels):
-            bound_ns = self.bound_ns(level)
-            for open_ns in [open_ns for open_ns in nodes if open_ns < bound_ns]:
-                del nodes[open_ns]
-        self.sides.forget(self.bound_ns(len(INTERVALS_S) - 1))
-        self.both.forget(self.bound_ns(len(INTERVALS_S) - 1))
+        return max(horizon_ns, self.horizon_ns)
 
     def bound_ns(self, level: int) -> int:
         """Candles of that level that open before are forgotten: they are part of nothing that can still change."""
@@ -623,6 +642,12 @@ class _Series:
             for node in nodes.values():
                 if node.end_ns > start_ns:
                     self._queue(node)
+
+    def _fold_last(self, level: int, open_ns: int) -> None:
+        if level < len(INTERVALS_S):
+            node = self.levels[level].get(open_of(open_ns, INTERVALS_S[level]))
+            if node is not None:
+                self.refresh(node)
 
     def _queue(self, node: _Node) -> None:
         if not node.queued:

@@ -180,18 +180,46 @@ def test_closed_candles_equal_those_computed_from_scratch_after_any_order_of_arr
 
 
 @given(TRADES, st.randoms(use_true_random=False), st.data())
-def test_trades_that_come_after_the_close_correct_every_candle_they_touch(
+def test_whatever_is_returned_is_right_at_that_moment_and_late_trades_correct_all_they_touch(
     trades: list[Trade], random: Random, data: st.DataObject
 ) -> None:
     random.shuffle(trades)
     candles = watched()
     published: list[Candle] = []
-    for each in trades:
+    for at, each in enumerate(trades):
+        fresh = list(candles.on_trade(each))
         if data.draw(st.booleans()):
-            published += candles.on_time("venue", MONDAY + data.draw(st.sampled_from(MINUTES)) * MINUTE + 2 * NS)
-        published += candles.on_trade(each)
+            fresh += candles.on_time("venue", MONDAY + data.draw(st.sampled_from(MINUTES)) * MINUTE + 2 * NS)
+        truth = naive(trades[: at + 1])
+        assert newest(fresh) == {key: truth[key] for key in newest(fresh)}
+        published += fresh
     published += candles.on_time("venue", FAR)
     assert newest(published) == naive(trades)
+
+
+@given(TRADES, st.randoms(use_true_random=False), st.integers(1, 20))
+def test_what_is_kept_is_enough_to_correct_all_that_is_claimed(trades: list[Trade], random: Random, kept: int) -> None:
+    """Trades older than what is kept are lost, and with them whatever they belong to; all else is right."""
+    random.shuffle(trades)
+    candles = watched(minutes_kept=kept)
+    published: list[Candle] = []
+    taken: list[Trade] = []
+    lost: set[int] = set()
+    for each in trades:
+        before = candles.too_late
+        published += candles.on_trade(each)
+        if candles.too_late > before:
+            lost.add(each.event_ns)
+        else:
+            taken.append(each)
+        published += candles.on_time("venue", max(t.event_ns for t in taken))
+    published += candles.on_time("venue", FAR)
+
+    def whole(key: Key) -> bool:
+        return not any(key[2] <= event_ns < key[2] + key[0] * NS for event_ns in lost)
+
+    got = {key: candle for key, candle in newest(published).items() if whole(key)}
+    assert got == {key: candle for key, candle in naive(taken).items() if whole(key)}
 
 
 @given(TRADES, st.randoms(use_true_random=False), st.data())
@@ -397,6 +425,76 @@ def test_a_quote_volume_the_venue_only_estimates_is_not_taken_over_ours() -> Non
     assert candles.disagreed == 0
 
 
+def test_a_minute_the_venue_calls_quiet_has_neither_trades_nor_quote_volume() -> None:
+    candles = Candles(quote_estimated={"venue"})
+    candles.vouch(NAME, LONG_AGO)
+    candles.on_trade(trade(0, trade_id=1))
+    candles.on_time("venue", MONDAY + 2 * MINUTE)
+    (minute,) = candles.on_venue_candle(venue_candle(0, "9 9 9 9", "0", "0", 0))
+    assert (minute.trades, minute.quote_volume) == (0, Decimal(0))
+
+
+def test_trades_that_add_up_to_the_candle_of_the_venue_are_all_there_were() -> None:
+    """Joined in the middle of the minute, or after a gap: both sides are known after all."""
+    joined = Candles()
+    joined.on_trade(trade(0, 5, trade_id=1))
+    closed = joined.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1))
+    assert [c.side for c in closed] == [Side.BUY, Side.BOTH]
+    gapped = watched()
+    gap = Gap(NAME, "trades", MONDAY, MONDAY + MINUTE, "cut")
+    gapped.on_gap(gap)
+    gapped.on_trade(trade(0, 5, trade_id=1))
+    assert not gapped.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1))
+    gapped.on_time("venue", MONDAY + 2 * MINUTE)
+    closed = gapped.on_abandoned(Abandoned(gap, MONDAY + MINUTE, "too old", final=True))
+    assert [c.side for c in closed] == [Side.BUY, Side.BOTH]
+
+
+def test_a_minute_inside_a_gap_is_not_compared_with_the_venue_before_it_is_mended() -> None:
+    candles = watched()
+    gap = Gap(NAME, "trades", MONDAY, MONDAY + MINUTE, "cut")
+    candles.on_gap(gap)
+    candles.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1))
+    candles.on_time("venue", MONDAY + 2 * MINUTE)
+    candles.on_trade(trade(0, 5, trade_id=1))
+    closed = candles.on_mended(Mended(gap, MONDAY + MINUTE))
+    assert [(c.side, c.origin) for c in closed] == [(Side.BUY, "trades"), (Side.BOTH, "trades")]
+    assert candles.counts == Counter({"confirmed": 1})
+
+
+def test_a_gap_before_the_first_trade_tells_from_when_on_all_is_known() -> None:
+    candles = Candles()
+    gap = Gap(NAME, "trades", MONDAY - MINUTE, MONDAY, "restart")
+    candles.on_gap(gap)
+    candles.on_trade(trade(0, 5, trade_id=2))
+    candles.on_trade(trade(-1, 5, trade_id=1))
+    candles.on_mended(Mended(gap, MONDAY))
+    closed = candles.on_time("venue", MONDAY + 4 * MINUTE)
+    assert [(c.open_ns - MONDAY) // MINUTE for c in closed if c.side is Side.BOTH] == [-1, 0]
+
+
+def test_mending_does_not_vouch_for_what_came_too_late_to_be_kept() -> None:
+    candles = watched(minutes_kept=10)
+    gap = Gap(NAME, "trades", MONDAY, MONDAY + 5 * MINUTE, "cut")
+    candles.on_gap(gap)
+    candles.on_trade(trade(1_000, trade_id=1))
+    candles.on_trade(trade(1, trade_id=2))
+    assert candles.too_late == 1
+    candles.on_mended(Mended(gap, MONDAY + 5 * MINUTE))
+    assert candles.growing(NAME, 3_600) is not None
+    assert candles.growing(NAME, 86_400) is None, "the day holds the lost trade"
+
+
+def test_a_seed_counts_in_candles_that_were_looked_at_before() -> None:
+    candles = watched()
+    candles.on_trade(trade(1, trade_id=2))
+    assert candles.growing(NAME, 300) is not None
+    candles.seed([naive([trade(0, trade_id=1)])[60, Side.BOTH, MONDAY]])
+    grown = candles.growing(NAME, 300)
+    assert grown is not None
+    assert grown.trades == 2
+
+
 def test_a_quiet_minute_takes_the_flat_candle_of_the_venue_as_it_is() -> None:
     candles = watched()
     candles.on_trade(trade(0, trade_id=1, price="12"))
@@ -493,7 +591,7 @@ def test_numbers_that_cannot_be_added_exactly_are_refused_and_their_minute_is_no
     candles.on_trade(trade(0, trade_id=1))
     for hostile in ("1E+500", "1E-500", "0." + "123456789" * 20):
         assert candles.on_trade(trade(0, 1, trade_id=2, size=hostile)) == ()
-        assert candles.on_trade(trade(1, 1, trade_id=3, size=hostile)) == ()
+        assert not candles.on_trade(trade(1, 1, trade_id=3, size=hostile))
     assert candles.counts["unsummable"] == 6
     assert candles.on_time("venue", FAR) == []
     assert candles.take_too_late() == [(NAME, MONDAY), (NAME, MONDAY + MINUTE)]
