@@ -14,13 +14,16 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from openoutcry.simulator.binance_rest import INTERVALS_S, POOLS, BinanceRest, flat, open_ns
+from openoutcry.simulator.binance_rest import BOOK_LEVELS, INTERVALS_S, POOLS, BinanceRest, flat, open_ns
+from openoutcry.simulator.faults import Faults
 from openoutcry.simulator.kit import MS, NS, Frame, Line, beats
 from openoutcry.simulator.limits import Pool
+from openoutcry.simulator.noise import Kept
 from openoutcry.simulator.tape import Bar, Listing, Speller
-from openoutcry.simulator.world import Quoted
+from openoutcry.simulator.world import Quoted, World
 
 STREAMS_MAX = 1_024
+BOOKS_KEPT = 100
 LIFE_S = 86_400.0
 BOOK_NS = 100 * MS
 FORCE_NS = NS
@@ -40,6 +43,10 @@ class _Binance(BinanceRest):
     market: ClassVar[int] = 1  # `st`: 1 USDM, 2 COINM
     connections = Pool(300, 300.0)
     messages = Pool(10, 1.0, None)
+
+    def __init__(self, world: World, faults: Faults) -> None:
+        super().__init__(world, faults)
+        self._books: Kept[tuple[str, int], tuple[dict[int, int], dict[int, int]]] = Kept(BOOKS_KEPT)
 
     # Lines
 
@@ -202,7 +209,7 @@ class _Binance(BinanceRest):
             for row in self.world.trades(listing.name, start_ns, end_ns)
         ]
         for number, at_ns in self.world.reserved(listing.name, start_ns, end_ns):
-            nature = NATURES[number % len(NATURES)]
+            nature = NATURES[number // 7 % len(NATURES)]
             rows.append((at_ns, number, *self._void(speller, nature, listing, at_ns), False, nature))
         for ns, number, price, size, sell, nature in sorted(rows):
             body = b'{"e":"trade","E":%d,"T":%d,"s":"%b","t":%d,"p":"%b","q":"%b"%b,"m":%b%b}' % (
@@ -257,15 +264,26 @@ class _Binance(BinanceRest):
 
     def _depths(self, symbol: bytes, listing: Listing, every_ns: int, start_ns: int, end_ns: int) -> Iterator[Frame]:
         """Update ids count tenths of a second, so that any snapshot joins any stream."""
+        speller = self.world.speller(listing.name)
         for at_ns in beats(start_ns, end_ns, every_ns):
-            before, now = self.book(listing, at_ns - every_ns), self.book(listing, at_ns)
-            bids, asks = (_changes(dict(old), dict(new)) for old, new in zip(before, now, strict=True))
+            before, now = self._levels(listing.name, at_ns - every_ns), self._levels(listing.name, at_ns)
+            bids, asks = (
+                [[self.price(speller, ticks), self.size(speller, lots)] for ticks, lots in _changes(old, new)]
+                for old, new in zip(before, now, strict=True)
+            )
             last, first = at_ns // BOOK_NS, (at_ns - every_ns) // BOOK_NS + 1
             told: dict[str, Any] = {"e": "depthUpdate", "E": self.venue_ms(at_ns) + 2}
             told |= {"s": symbol.decode(), "U": first, "u": last}
             if not self.spot:
                 told |= {"T": at_ns // MS, "pu": first - 1, "st": self.market}
             yield Frame(at_ns, msgspec.json.encode(told | {"b": bids, "a": asks}))
+
+    def _levels(self, name: str, at_ns: int) -> tuple[dict[int, int], dict[int, int]]:
+        def make() -> tuple[dict[int, int], dict[int, int]]:
+            bids, asks = self.world.book(name, at_ns, BOOK_LEVELS)
+            return dict(bids), dict(asks)
+
+        return self._books.get((name, at_ns), make)
 
     def _klines_pushed(
         self, symbol: bytes, listing: Listing, interval: str, start_ns: int, end_ns: int
@@ -439,6 +457,6 @@ def _closes(start_ns: int, end_ns: int, interval_ns: int) -> Iterator[int]:
         at_ns += interval_ns
 
 
-def _changes(old: dict[str, str], new: dict[str, str]) -> list[list[str]]:
-    gone = [[price, "0"] for price in old if price not in new]
-    return gone + [[price, size] for price, size in new.items() if old.get(price) != size]
+def _changes(old: dict[int, int], new: dict[int, int]) -> list[tuple[int, int]]:
+    """(ticks, lots) of the levels that changed; 0 lots for those that are gone."""
+    return [(ticks, 0) for ticks in old if ticks not in new] + [row for row in new.items() if old.get(row[0]) != row[1]]

@@ -32,9 +32,9 @@ def key(*names: object) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest(), "big")
 
 
-def mix(stream: int, index: Ints) -> Words:
-    """One random 64-bit word for each index of the stream."""
-    z: Words = index.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(stream)
+def mix(stream: int | Words, index: Ints) -> Words:
+    """One random 64-bit word for each index of the stream (or of a stream for each)."""
+    z: Words = index.astype(np.uint64) * np.uint64(_GOLDEN) + np.asarray(stream, np.uint64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(_FIRST)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND)
     return z ^ (z >> np.uint64(31))
@@ -64,6 +64,12 @@ def bell_one(word: int) -> float:
 def share_one(word: int) -> float:
     """A word as a number in [0, 1)."""
     return (word >> 11) * (1.0 / (1 << 53))
+
+
+def share(words: Words) -> Floats:
+    """The same numbers as `share_one` gives for those words."""
+    found: Floats = (words >> np.uint64(11)).astype(np.float64) * (1.0 / (1 << 53))
+    return found
 
 
 def waves(stream: int, first: int, count: int, octaves: Sequence[tuple[int, float]]) -> Floats:

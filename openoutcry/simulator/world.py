@@ -22,7 +22,20 @@ from typing import NamedTuple
 import numpy as np
 
 from openoutcry.events import NS, WEEK_OFFSET_S, WEEK_S
-from openoutcry.simulator.noise import Floats, Ints, Kept, bell, bell_one, grow, key, mix, mix_one, share_one, waves
+from openoutcry.simulator.noise import (
+    Floats,
+    Ints,
+    Kept,
+    bell,
+    bell_one,
+    grow,
+    key,
+    mix,
+    mix_one,
+    share,
+    share_one,
+    waves,
+)
 from openoutcry.simulator.tape import Bar, Bars, Flags, Listing, Row, Speller, Tape, coins_e8, joined
 
 MS = 1_000_000
@@ -318,8 +331,12 @@ class World:
     def book(self, name: str, at_ns: int, levels: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """(bids, asks) as (ticks, lots), best first, a level at each tick; its first levels are `quote`."""
         bid, ask = self._touch(self._listings[name], at_ns)
-        bids = [(bid - n, self._resting(name, bid - n, at_ns)) for n in range(min(levels, bid))]
-        return bids, [(ask + n, self._resting(name, ask + n, at_ns)) for n in range(levels)]
+        bids, asks = np.arange(bid, max(bid - levels, 0), -1), np.arange(ask, ask + levels)
+        lots = self._resting_many(name, np.concatenate((bids, asks)), at_ns).tolist()
+        return (
+            list(zip(bids.tolist(), lots[: len(bids)], strict=True)),
+            list(zip(asks.tolist(), lots[len(bids) :], strict=True)),
+        )
 
     # How it is made
 
@@ -517,7 +534,16 @@ class World:
         stream = self._stream("resting", name)
         turn = (at_ns // MS + mix_one(stream, ticks) % 1_000) // 1_000
         part = share_one(mix_one(stream ^ turn, ticks))
-        return max(int(_lots(listing, listing.order_usd * (0.2 + 4.0 * part * part), listing.price)), 1)
+        return max(int(_lots(listing, (part * 4.0 * part + 0.2) * listing.order_usd, listing.price)), 1)
+
+    def _resting_many(self, name: str, ticks: Ints, at_ns: int) -> Ints:
+        """The same lots as `_resting` gives for each of the prices."""
+        listing = self._listings[name]
+        stream = self._stream("resting", name)
+        turns = (at_ns // MS + (mix(stream, ticks) % np.uint64(1_000)).astype(np.int64)) // 1_000
+        part = share(mix(np.uint64(stream) ^ turns.astype(np.uint64), ticks))
+        usd = (part * 4.0 * part + 0.2) * listing.order_usd
+        return np.maximum((usd / _lot_usd(listing, listing.price)).astype(np.int64), 1)
 
 
 def _minute(at_ns: int) -> tuple[int, float]:
