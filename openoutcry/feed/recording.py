@@ -254,7 +254,10 @@ def _theirs(number: int, line: bytes) -> Entry:
     if found := _OPENED.fullmatch(line):
         return Opened(number, _ns(found[2]))
     if found := _ANSWER.fullmatch(line):
-        address = urlsplit(found[1].decode("utf-8", "replace"))
+        try:
+            address = urlsplit(found[1].decode("utf-8", "replace"))
+        except ValueError:
+            return _damaged(number, "not an address", line)
         asked = quote(unquote(address.path), safe="/") + (f"?{address.query}" if address.query else "")
         return Told(number, _ns(found[2]), asked, found[3])
     return _damaged(number, "not a line of a recording", line)

@@ -245,10 +245,12 @@ class _Player:
         listing: list[Instrument] = []
         ask: Ask | None = first
         for _ in range(LISTING_PAGES_MAX):
-            answer = None if ask is None else self._answer(ask)
-            if ask is None or answer is None:
+            if ask is None:
                 break
             try:
+                answer = self._answer(ask)
+                if answer is None:
+                    break
                 page = self._venue.page(ask, Answer(200, {}, answer.body, answer.received_ns))
             except (Unreadable, Refusal):
                 # The recorded listing is of another day or damaged: spelling has to do.

@@ -89,9 +89,24 @@ def test_damaged_lines_are_named_by_their_number_and_the_others_are_read(tmp_pat
         (Frame, 6),
     ]
     assert told[1] == Damaged(2, "not a line of a recording", b"nonsense")
+    assert [type(e) for e in read(tmp_path, b"https://[ -> 1.5: {}\n")] == [Damaged]
     ours = b"openoutcry-recording 1 okx\n1 b64:public !!\n2 what:is this\nx public {}\n3 public {}\n"
     assert [type(e) for e in read(tmp_path, ours)] == [Header, Damaged, Damaged, Damaged, Frame]
     assert [type(e) for e in read(tmp_path, b"openoutcry-recording 2 okx\n")] == [Damaged]
+
+
+WORDS = [
+    b"openoutcry-recording 1 okx", b"openoutcry-recording", b"1652459225.5", b"1737918843893903000", b": ", b" ", b"\n",
+    b"\r", b" -> ", b" <- ", b" <-> ", b"https://[", b"https://x/y?z", b"wss://y", b"rest:/a", b"b64:ws", b"sent:", b"dropped:ws",
+    b"open:", b"12", b"{}", b"\xff", b"=", b"configuration: ",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(WORDS)), st.booleans())
+def test_no_bytes_are_fatal(tmp_path_factory: pytest.TempPathFactory, words: list[bytes], compressed: bool) -> None:
+    text = b"".join(words)
+    told = read(tmp_path_factory.getbasetemp(), text, compressed=compressed)
+    assert len(told) <= text.count(b"\n") + 1
 
 
 def members(count: int) -> list[bytes]:

@@ -15,9 +15,10 @@ from openoutcry.clock import ManualClock
 from openoutcry.errors import Invalid, UnknownVenue
 from openoutcry.events import NS, Candle, DepthSnapshot, Event, Side, Trade
 from openoutcry.feed.recorder import Recorder, record_listing
+from openoutcry.feed.recording import target
 from openoutcry.feed.replay import Replay, Summary, as_json
 from openoutcry.venues import VENUES
-from openoutcry.venues.venue import Answer, Request
+from openoutcry.venues.venue import Answer, Ask, Query, Request
 
 START_NS = 1_737_918_843_000_000_000
 
@@ -161,6 +162,27 @@ def test_an_event_is_one_line_of_json_led_by_its_type(tmp_path: Path) -> None:
     told = json.loads(as_json(events[0]))
     assert list(told)[:2] == ["event", "instrument"]
     assert (told["event"], told["price"]) == ("Trade", "5")
+
+
+@pytest.mark.parametrize("name", sorted(VENUES))
+def test_a_recorded_listing_that_is_none_is_passed_over(tmp_path: Path, name: str) -> None:
+    request = VENUES[name]().request(Ask(query=Query.INSTRUMENTS))
+    bodies = (
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"<html>",
+        b'{"symbols":[1]}',
+        b'{"code":"0","data":[{"instId":5}]}',
+        b"[" * 9_999,
+    )
+    lines = [b"openoutcry-recording 1 %s" % name.encode()]
+    lines += [b"%d rest:%s %s" % (at, target(request).encode(), body) for at, body in enumerate(bodies)]
+    path = tmp_path / "listing"
+    path.write_bytes(b"\n".join(lines))
+    events, summary = played(path)
+    assert (events, summary.answers, summary.damaged) == ([], len(bodies), 0)
 
 
 # Time
