@@ -590,7 +590,7 @@ def test_numbers_that_cannot_be_added_exactly_are_refused_and_their_minute_is_no
     candles = watched()
     candles.on_trade(trade(0, trade_id=1))
     for hostile in ("1E+500", "1E-500", "0." + "123456789" * 20):
-        assert candles.on_trade(trade(0, 1, trade_id=2, size=hostile)) == ()
+        assert not candles.on_trade(trade(0, 1, trade_id=2, size=hostile))
         assert not candles.on_trade(trade(1, 1, trade_id=3, size=hostile))
     assert candles.counts["unsummable"] == 6
     assert candles.on_time("venue", FAR) == []
