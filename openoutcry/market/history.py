@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from openoutcry.clock import NS, Clock
-from openoutcry.errors import OutOfReach, Refusal
+from openoutcry.errors import OutOfReach, Refusal, Unavailable
 from openoutcry.events import Candle, FundingRate, OpenInterest, Side, Trade, open_of
 from openoutcry.instrument import Instrument
 from openoutcry.market.coverage import Book
@@ -63,6 +63,7 @@ class _Wanted(msgspec.Struct, frozen=True):
     end_ns: int
     newest: int | None
     first: tuple[int, int] | None
+    blind: bool = False  # ask for what we have as well
 
 
 class History:
@@ -120,7 +121,18 @@ class History:
         if query is not None:
             await self._fill(key, instrument, query, _Wanted(start_ns, until_ns, newest, first), told, tried)
         recent = self.recent(key)
-        known = await self._known(key, start_ns, end_ns, told, tried)
+        try:
+            known = await self._known(key, start_ns, end_ns, told, tried)
+        except Unavailable:
+            if query is None:
+                raise
+            # The store cannot be read: then the venue tells it all, what we have of it too.
+            await self._fill(
+                key, instrument, query, _Wanted(start_ns, until_ns, newest, first, blind=True), told, tried
+            )
+            if not _inside((start_ns, end_ns), tried):
+                raise
+            known = dict(told)
         settled_ns = until_ns
         if recent is not None:
             settled_ns = min(until_ns, recent.from_ns)
@@ -155,7 +167,8 @@ class History:
         """Ask until nothing is missing that was not asked for already. A failed question fails all who wait for it."""
         start_ns, end_ns = wanted.start_ns, wanted.end_ns
         for _ in range(ROUNDS_MAX):
-            missing = [each for each in self._missing(key, start_ns, end_ns) if not _inside(each, tried)]
+            lacking = [(start_ns, end_ns)] if wanted.blind else self._missing(key, start_ns, end_ns)
+            missing = [each for each in lacking if not _inside(each, tried)]
             if not missing:
                 return
             flight = self._flights.get(key)

@@ -29,7 +29,7 @@ from openoutcry.events import (
 )
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.market import history, latest, live, writer
-from openoutcry.market.coverage import Book, Coverage
+from openoutcry.market.coverage import END_NS, Book, Coverage
 from openoutcry.market.history import History, Stretch
 from openoutcry.market.latest import Bounded, Latest
 from openoutcry.market.live import Growing, Live
@@ -339,6 +339,8 @@ class Market:
         _check(limit, start_ns, end_ns)
         now_open_ns, now_end_ns = bounds_of(self._clock.now_ns(), interval_s)
         top_ns = now_end_ns if end_ns is None else min(_up(end_ns, interval_s), now_end_ns)
+        if top_ns <= _begun(instrument, interval_s):
+            return Candles([])
         if start_ns is not None:
             return await self._first(
                 instrument, interval_s, side, limit, _up(start_ns, interval_s), top_ns, now_open_ns
@@ -453,7 +455,8 @@ class Market:
                 key, instrument, asked, start_ns, end_ns, growing=growing and edge is None, first=first
             )
             if edge is not None:
-                told = Stretch(told.rows, edge[1], told.missing)
+                grows = edge[1] if edge[1] is not None and edge[1].open_ns >= start_ns else None
+                told = Stretch(told.rows, grows, told.missing)
             if asked is not None or not told.missing or not base_s:
                 return told
         if not base_s:
@@ -807,6 +810,8 @@ def _check(limit: int, start_ns: int | None, end_ns: int | None) -> None:
         raise BadRange("the limit must be at least 1")
     if limit > ROWS_MAX:
         raise TooLarge(f"at most {ROWS_MAX} rows in one answer")
+    if any(bound_ns is not None and not 0 <= bound_ns < END_NS for bound_ns in (start_ns, end_ns)):
+        raise BadRange("start and end must lie between the years 1970 and 2262")
     if start_ns is not None and end_ns is not None and start_ns >= end_ns:
         raise BadRange("the start must lie before the end")
 

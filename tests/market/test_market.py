@@ -34,7 +34,8 @@ from openoutcry.events import (
     open_of,
 )
 from openoutcry.instrument import Kind
-from openoutcry.market.series import Of, SeriesKey, State
+from openoutcry.market.series import Batch, Of, Row, SeriesKey, State
+from openoutcry.stores.memory import MemorySeries
 from openoutcry.venues.venue import Ask, Feed, Query
 
 MINUTE_NS = 60 * NS
@@ -262,6 +263,7 @@ async def test_a_question_that_reaches_into_the_future_ends_now(box: Any) -> Non
     told = await box.market.candles(box.btc, 60, limit=5, start_ns=now_ns - 90 * NS, end_ns=now_ns + 10**15)
     assert opens(told.rows) == minutes_to(now_ns, 2)
     assert (await box.market.candles(box.btc, 60, limit=5, start_ns=now_ns + 10**15)).rows == []
+    assert (await box.market.candles(box.btc, 60, limit=5, end_ns=1)).rows == []
 
 
 @pytest.mark.parametrize(
@@ -272,6 +274,8 @@ async def test_a_question_that_reaches_into_the_future_ends_now(box: Any) -> Non
         (60, {"limit": 0}, BadRange),
         (60, {"limit": 10**6}, TooLarge),
         (60, {"start_ns": 5, "end_ns": 5}, BadRange),
+        (60, {"start_ns": -1}, BadRange),
+        (60, {"end_ns": 2**80}, BadRange),
     ],
 )
 async def test_questions_nobody_can_answer_are_refused(
@@ -280,6 +284,35 @@ async def test_questions_nobody_can_answer_are_refused(
     with pytest.raises(refusal):
         await box.market.candles(box.btc, interval_s, **{"limit": 5, **more})
     assert box.outside.asks == []
+
+
+class Broken(MemorySeries):
+    """A store that cannot be read or written."""
+
+    def read(self, *_: object, **__: object) -> Sequence[Row]:
+        raise Unavailable("store", "the disk is gone")
+
+    def write(self, batch: Batch) -> None:
+        raise Unavailable("store", "the disk is gone")
+
+
+async def test_a_broken_store_costs_only_what_the_venue_cannot_tell(boxes: Any) -> None:
+    box = boxes(Broken())
+    told = await box.market.candles(box.btc, 60, limit=10)
+    assert len(told.rows) == 10
+    assert not await box.market.writer.flush()
+    assert len((await box.market.candles(box.btc, 60, limit=10)).rows) == 10
+    assert len((await box.market.candles(box.btc, 60, limit=20)).rows) == 20
+    with pytest.raises(Unavailable, match="the disk is gone"):
+        await box.market.candles(box.btc, 60, limit=20, side=Side.SELL)
+
+
+async def test_a_candle_that_grows_since_before_the_question_is_not_part_of_it(box: Any) -> None:
+    box.follow()
+    box.trade()
+    await box.clock.advance(31)  # the minute is over, and not closed yet
+    told = await box.market.candles(box.btc, 60, limit=5, start_ns=open_of(box.clock.now_ns(), 60))
+    assert all(row.open_ns == open_of(box.clock.now_ns(), 60) for row in told.rows)
 
 
 # -- intervals that are folded
