@@ -270,6 +270,8 @@ class World:
         self.bad: set[str] = set()
         self.lag = 0  # how many of the newest trades REST does not show yet
         self.headers: dict[str, str] = {}
+        self.answering = asyncio.Event()
+        self.answering.set()
 
     @property
     def live(self) -> list[ToySocket]:
@@ -324,6 +326,7 @@ class World:
         path, said = url.removeprefix("https://rest.toy"), dict(query)
         self.asked.append((self.clock.now_ns(), path, said))
         await asyncio.sleep(0)
+        await self.answering.wait()
         if self.scripted:
             answer = self.scripted.popleft()
             if isinstance(answer, TransportError):

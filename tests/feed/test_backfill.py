@@ -328,3 +328,35 @@ async def test_a_trade_from_the_far_future_does_not_move_where_a_gap_begins(rig:
     rig.world.live[0].cut()
     await rig.run()
     assert rig.of(Gap)[-1].start_ns == last_ns
+
+
+async def test_a_stream_lost_while_the_venue_answers_is_not_called_whole(rig: Any) -> None:
+    await flowing(rig)
+    rig.world.live[0].cut()
+    rig.world.trade("AAA", 3, heard=False)
+    rig.world.answering.clear()
+    await rig.run(6)
+    for socket in rig.world.live:
+        socket.cut()
+    rig.world.refuse_opening = True
+    await rig.run(1)
+    rig.world.answering.set()
+    await rig.run(2)
+    assert rig.ids() == [1, 2, 3, 4]
+    assert len(rig.of(Mended)) == 1
+    rig.world.trade("AAA", heard=False)
+    rig.world.refuse_opening = False
+    await rig.run(40)
+    assert rig.ids() == [1, 2, 3, 4, 5]
+    assert [m.gap for m in rig.of(Mended)] == rig.of(Gap)
+    assert len(rig.of(Gap)) == 2
+
+
+async def test_two_gaps_of_an_instrument_never_begin_at_the_same_time(rig: Any) -> None:
+    await flowing(rig)
+    rig.world.live[0].say({"trade": ["AAA", 3, rig.of(Trade)[-1].event_ns, 1]})
+    await rig.run()
+    rig.world.live[0].cut()
+    await rig.run()
+    starts_ns = [g.start_ns for g in rig.of(Gap)]
+    assert len(starts_ns) == len(set(starts_ns)) == 3
