@@ -26,7 +26,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -93,9 +93,8 @@ STREAMS_MAX = 400
 BAN_S = 600.0
 PAUSE_S = 1.0
 PAUSE_S_MAX = 600.0
-# Subscriptions whose answer is still due, and symbols whose ticker is remembered.
+# Subscriptions whose answer is still due.
 ASKED_MAX = 1_000
-TICKERS_MAX = 10_000
 NUMBER_MAX = Decimal("1e18")
 COIN_STEP = Decimal("1e-8")
 ZERO = Decimal(0)
@@ -449,18 +448,17 @@ class Bybit:
             raise errors.Unreadable(f"{type(e).__name__}: {e}", frame) from e
 
     def _first(self, topic: bytes, frame: bytes, received_ns: int) -> Sequence[Event | Signal]:
-        """Find out what a topic speaks of; remembered for what is listed: hostile names must not fill the memory."""
+        """Find out what a topic speaks of, and remember it where it is listed: nothing else fills the memory."""
         kind, _, rest = topic.partition(b".")
         route = self._routes.get(b"orderbook.1" if topic.startswith(b"orderbook.1.") else kind)
         if route is None:
             return [Skipped("unknown_topic", kind.decode("ascii", "replace"))]
         symbol = rest[rest.rfind(b".") + 1 :].decode("ascii", "replace")
-        instrument = self._known(symbol)
+        instrument = self._listing.get(symbol)
         if instrument is None:
             return [Skipped("unknown_instrument", symbol)]
         meaning = _meaning(instrument)
-        if symbol in self._listing:
-            self._topics[topic] = (route, meaning)
+        self._topics[topic] = (route, meaning)
         return route(frame, received_ns, meaning)
 
     def _trades(self, frame: bytes, received_ns: int, meaning: _Meaning) -> Sequence[Event | Signal]:
@@ -506,7 +504,6 @@ class Bybit:
         book = _checked(message.data)
         fresh = message.type == "snapshot" or book.update == 1
         quotes = self._quotes.setdefault(meaning.category, {})
-        _bound(quotes)
         best = quotes.setdefault(meaning.name, [None, None])
         for side, levels in enumerate((book.bids, book.asks)):
             if fresh or levels:
@@ -545,7 +542,6 @@ class Bybit:
     def _ticker(self, frame: bytes, received_ns: int, meaning: _Meaning) -> Sequence[Event | Signal]:
         message = self._decode_ticker(frame)
         tickers = self._tickers.setdefault(meaning.category, {})
-        _bound(tickers)
         if message.type == "snapshot":
             tickers[meaning.name] = {}
         whole = tickers.setdefault(meaning.name, {})
@@ -679,7 +675,7 @@ class Bybit:
             raise errors.UnknownInstrument(f"{self.name} does not list {ask.symbol}")
         meaning = _meaning(instrument)
         if ask.query is Query.TRADES:
-            return self._trades_page(ask, meaning, result, now_ns, received_ns)
+            return self._trades_page(ask, meaning, result, received_ns)
         if ask.query is Query.CANDLES:
             return self._candles_page(ask, meaning, result, now_ns, received_ns)
         if ask.query is Query.OPEN_INTEREST_HISTORY:
@@ -729,7 +725,7 @@ class Bybit:
             return Page(events=found, next=following)
         return Page(events=found, next=following, start_ns=known_ns, end_ns=until_ns)
 
-    def _trades_page(self, ask: Ask, meaning: _Meaning, result: msgspec.Raw, now_ns: int, received_ns: int) -> Page:
+    def _trades_page(self, ask: Ask, meaning: _Meaning, result: msgspec.Raw, received_ns: int) -> Page:
         past = _rows(result, _PastTrades).list
         full = len(past) >= self.page_max[Query.TRADES]
         # Newest first, and several of one millisecond in that order too: turned round, not sorted.
@@ -739,13 +735,14 @@ class Bybit:
         if after is not None:
             known_ns = past[after].time * MS
             past = past[after + 1 :]
-        end_ns = now_ns if ask.end_ns is None else ask.end_ns
+        # An answer is complete up to when it was made, whatever the venue's clock says.
+        end_ns = received_ns + NS if ask.end_ns is None else ask.end_ns
         low = ask.start_ns or 0
         kept = [row for row in past if low <= row.time * MS < end_ns and not row.is_block_trade]
         known_ns = max(known_ns, low)
         if full and after is None and ask.start_ns is not None and known_ns >= end_ns:
             raise errors.OutOfReach(self.name, f"{self.name} serves only the newest {len(past)} trades")
-        until_ns = min(end_ns, now_ns)
+        until_ns = min(end_ns, received_ns)
         if ask.limit is not None and len(kept) > ask.limit:
             kept = kept[-ask.limit :] if ask.newest else kept[: ask.limit]
             known_ns = kept[0].time * MS + MS if ask.newest else known_ns
@@ -917,11 +914,6 @@ def _alive(levels: tuple[_Pair, ...]) -> tuple[Level, ...]:
 def _coins(meaning: _Meaning, level: _Pair) -> tuple[Decimal, Decimal]:
     price, count = level
     return price, _size(meaning, count, price)[0]
-
-
-def _bound(remembered: dict[str, Any]) -> None:
-    if len(remembered) >= TICKERS_MAX:
-        remembered.clear()
 
 
 def _ticker_events(

@@ -108,8 +108,6 @@ KIND_NAMES = {"SPOT": "spot", "SWAP": "a swap", "FUTURES": "a dated future"}
 STREAMS_MAX = 200
 PAUSE_S = 2.0
 PAUSE_S_MAX = 600.0
-# Books remembered for their numbering: more than the venue has instruments.
-BOOKS_MAX = 10_000
 NUMBER_MAX = Decimal("1e18")
 COIN_STEP = Decimal("1e-8")
 ZERO = Decimal(0)
@@ -451,7 +449,7 @@ class Okx:
             raise errors.Unreadable(f"{type(e).__name__}: {e}", frame) from e
 
     def _first(self, frame: bytes, received_ns: int) -> _Said:
-        """Find out what a frame is; remembered for what is listed: hostile names must not fill the memory."""
+        """Find out what a frame is, and remember it where it is listed: nothing else fills the memory."""
         head = self._decode_head(frame)
         if head.event is not None:
             return _answer(head)
@@ -463,12 +461,10 @@ class Okx:
         route = self._routes.get(channel)
         if route is None:
             return [Skipped("unknown_channel", channel)]
-        meaning = self._known(symbol)
+        meaning = self._meanings.get(symbol)
         if meaning is None:
             return [Skipped("unknown_instrument", symbol)]
-        if symbol in self._meanings:
-            key = f'"channel":"{channel}","instId":"{symbol}"'.encode()
-            self._streams[key] = (route, meaning)
+        self._streams[f'"channel":"{channel}","instId":"{symbol}"'.encode()] = (route, meaning)
         return route(frame, received_ns, meaning)
 
     def _trades(self, frame: bytes, received_ns: int, meaning: _Meaning) -> _Said:
@@ -534,8 +530,6 @@ class Okx:
         """The venue's number of this book and of the one before it, or ours where it sent none."""
         if book.seq_id is not None:
             return book.seq_id, book.prev_seq_id
-        if len(self._numbers) >= BOOKS_MAX:
-            self._numbers.clear()
         previous = 0 if snapshot else self._numbers.get(name, 0)
         self._numbers[name] = previous + 1
         return previous + 1, previous
@@ -554,7 +548,7 @@ class Okx:
         events: list[Event | Signal] = []
         seen: dict[str, int] = {}
         for row in self._decode_liquidations(frame).data:
-            meaning = self._known(row.inst_id)
+            meaning = self._meanings.get(row.inst_id)
             if meaning is None:
                 events.append(Skipped("unknown_instrument", row.inst_id))
                 continue

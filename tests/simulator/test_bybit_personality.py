@@ -358,6 +358,36 @@ async def test_spot_takes_ten_topics_a_request_and_the_adapter_asks_for_no_more(
     assert refused == Refused(None, "args size >10")
 
 
+async def test_the_wire_is_the_venues(client: Client) -> None:
+    """What an adapter that is forgiving would not show."""
+    socket = await client.open("bybit", "linear")
+    await socket.send(b'{"op":"subscribe","args":["publicTrade.BTCUSDT"],"req_id":"a"}')
+    frames = aiter(socket)
+    assert json.loads(await anext(frames))["req_id"] == "a"
+    await client.clock.advance(60.0)
+    await socket.send(b'{"op":"ping"}')
+    split = 0
+    before: set[int] = set()
+    while b"publicTrade" in (frame := await anext(frames)):
+        rows = json.loads(frame)["data"]
+        assert len(rows) <= 2
+        assert len({row["seq"] for row in rows}) == 1
+        split += rows[0]["seq"] in before
+        before.add(rows[0]["seq"])
+    assert json.loads(frame)["ret_msg"] == "pong"
+    assert split > 5  # orders that came in several frames
+    bars = json.loads((await client.get("bybit", "/v5/market/kline", ("symbol", "BTCUSDT"), ("interval", "1"))).body)
+    opens = [int(row[0]) for row in bars["result"]["list"]]
+    assert len(opens) == 200
+    assert opens == sorted(opens, reverse=True)
+    query = [("symbol", "BTCUSDT"), ("intervalTime", "1h")]
+    for path, pairs in (("open-interest", query), ("tickers", query[:1])):
+        row = json.loads((await client.get("bybit", f"/v5/market/{path}", *pairs)).body)["result"]["list"][0]
+        assert Decimal(row["openInterest"]) == 2 * Decimal(row["singleOpenInterest"])
+    refused = await client.get("bybit", "/v5/market/funding/history", ("symbol", "BTCUSDT"), ("startTime", "1"))
+    assert (refused.status, json.loads(refused.body)["retCode"]) == (200, 10001)
+
+
 async def test_a_silent_client_is_cut_and_nonsense_is_answered(client: Client) -> None:
     socket = await client.open("bybit", "linear")
     await socket.send(b"nonsense")

@@ -281,6 +281,8 @@ async def test_liquidations_of_a_type_come_in_one_stream_and_not_all_are_told(cl
     assert told <= made
     assert 0 < len(made - told) < len(made) / 3
     assert all(e.bankruptcy for e in heard)
+    # They are in no order of time.
+    assert [e.event_ns for e in heard] != sorted(e.event_ns for e in heard)
 
 
 async def test_what_is_not_there_is_refused_and_what_is_asked_twice_is_told_once(client: Client) -> None:

@@ -78,10 +78,13 @@ def _trade(**changes: Any) -> dict[str, Any]:
     return {**row, "i": "20f43950-d8dd-5b31-9112-a178eb6023af", "BT": False, "seq": 1783284617, **changes}
 
 
+RECEIVED_NS = NOW_NS + 3 * NS
+
+
 def _answer(result: Any, *, status: int = 200, code: int = 0, text: str = "OK", **headers: str) -> Answer:
     whole = {"retCode": code, "retMsg": text, "result": result, "retExtInfo": {}, "time": NOW_NS // MS}
     body = result if isinstance(result, bytes) else json.dumps(whole).encode()
-    return Answer(status, {k.replace("_", "-"): v for k, v in headers.items()}, body, NOW_NS + 3 * NS)
+    return Answer(status, {k.replace("_", "-"): v for k, v in headers.items()}, body, RECEIVED_NS)
 
 
 def _fields(ask: Ask) -> dict[str, Any]:
@@ -304,6 +307,9 @@ def test_a_new_connection_forgets_what_deltas_were_built_on(bybit: Bybit) -> Non
 
 
 def test_a_dated_future_has_no_funding(bybit: Bybit) -> None:
+    future = bybit.assume("BTC-26DEC25")
+    assert future is not None
+    bybit.learn([future])
     fields = {"fundingRate": "", "nextFundingTime": "0", "markPrice": "5", "openInterest": "8"}
     assert [type(e) for e in _ticker(bybit, symbol="BTC-26DEC25", **fields)] == [OpenInterest, MarkPrice]
 
@@ -435,17 +441,23 @@ def test_the_spelling_of_an_unlisted_contract_tells_its_unit(
     symbol: str, coin: str, quote: str, kind: Kind, inverse: bool
 ) -> None:
     bybit = Bybit()
+    frame = _frame(f"publicTrade.{symbol}", [_trade(v="33157")])
+    assert bybit.decode(frame, 7) == [Skipped("unknown_instrument", symbol)]
     assumed = bybit.assume(symbol)
     assert assumed is not None
     assert (assumed.coin, assumed.quote, assumed.kind, assumed.inverse) == (coin, quote, kind, inverse)
-    (trade,) = bybit.decode(_frame(f"publicTrade.{symbol}", [_trade(v="33157")]), 7)
+    bybit.learn([assumed])
+    (trade,) = bybit.decode(frame, 7)
     assert isinstance(trade, Trade)
     assert trade.size == (Decimal(2) if inverse else Decimal(33157))
 
 
 def test_spot_knows_only_pairs() -> None:
     spot = BybitSpot()
-    assert spot.assume("BTCUSDT") is not None
+    pair = spot.assume("BTCUSDT")
+    assert pair is not None
+    assert spot.assume("NONSENSE") is None
+    spot.learn([pair])
     assert spot.decode(_frame("publicTrade.NONSENSE", [_trade()]), 7) == [Skipped("unknown_instrument", "NONSENSE")]
     (trade,) = spot.decode(_frame("publicTrade.BTCUSDT", [_trade(i="2290000000061666327")]), 7)
     assert isinstance(trade, Trade)

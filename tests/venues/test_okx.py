@@ -162,13 +162,15 @@ def test_a_trade_repeated_after_a_subscription_keeps_its_id(okx: Okx) -> None:
     assert first.id == again.id
 
 
-def test_an_unlisted_derivative_is_skipped_and_an_unlisted_pair_is_read(okx: Okx) -> None:
+def test_what_is_not_listed_is_skipped_and_a_pair_tells_by_its_spelling_what_it_is(okx: Okx) -> None:
     okx.learn(())
-    assert okx.decode(_frame("trades-all", "BTC-USDT-SWAP", _trade()), 7) == [
-        Skipped("unknown_instrument", "BTC-USDT-SWAP")
-    ]
-    assert isinstance(okx.decode(_frame("trades-all", "BTC-USDT", _trade()), 7)[0], Trade)
+    for symbol in ("BTC-USDT-SWAP", "BTC-USDT"):
+        assert okx.decode(_frame("trades-all", symbol, _trade()), 7) == [Skipped("unknown_instrument", symbol)]
     assert okx.assume("BTC-USDT-SWAP") is None
+    assumed = okx.assume("BTC-USDT")
+    assert assumed is not None
+    okx.learn([assumed])
+    assert isinstance(okx.decode(_frame("trades-all", "BTC-USDT", _trade()), 7)[0], Trade)
 
 
 def test_a_new_listing_replaces_what_streams_meant(okx: Okx) -> None:
