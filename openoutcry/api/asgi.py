@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -264,6 +264,11 @@ class HttpServer:
             )
         )
         self._running: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> Collection[object]:
+        """The open connections of clients."""
+        return self._server.server_state.connections
 
     async def start(self) -> str:
         """Listen; returns `host:port` as bound. Raises OSError when the port is taken."""

@@ -489,6 +489,8 @@ async def test_a_refusal_of_binance_keeps_its_status(served: Any) -> None:
     answer = await served.get("/binance/klines/NOPE/1m")
     assert (answer.status_code, answer.json()) == (400, {"detail": {"code": -1121, "msg": "Invalid symbol."}})
     assert answer.headers["retry-after"] == "30"
+    served.market.answers["/fapi/v1/klines"] = Answer(200, {}, b"[]", NOW_NS)
+    assert (await served.get("/binance/klines/NOPE/1m")).status_code == 200  # a refusal is not kept
     served.market.answers["/fapi/v1/premiumIndex"] = Answer(502, {}, b"<html>bad gateway</html>", NOW_NS)
     answer = await served.get("/binance/mark-prices")
     assert (answer.status_code, answer.json()) == (502, {"detail": "<html>bad gateway</html>"})
