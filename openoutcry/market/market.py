@@ -44,6 +44,10 @@ from openoutcry.venues.venue import Answer, Ask, Feed, Query
 ROWS_MAX = 50_000
 # Windows looked through, each twice as long as the one before, for candles of an instrument that seldom trades.
 WINDOWS_MAX = 6
+# The first window: a short question costs a venue no less than this many rows.
+WINDOW_MIN = 98
+# So long a silence, in intervals, at the beginning of a window is taken for the time before the instrument was listed.
+SILENCE_MAX = 500
 # A trade may still be on its way so long after the end of its minute; before that nobody says "nothing was traded".
 QUIET_S = 2.0
 # From when on a venue is asked how it all began, where neither the listing nor the caller says.
@@ -408,13 +412,12 @@ class Market:
         begun_ns = _begun(instrument, interval_s)
         served_s = interval_s if interval_s in INTERVALS_S or self._asks(instrument, interval_s, side) else 0
         key = SeriesKey(instrument.name, Of.CANDLES, served_s or self._base(instrument, interval_s, side), side)
-        many = limit
+        many = max(limit, WINDOW_MIN) if side is Side.BOTH else limit
         for _ in range(WINDOWS_MAX):
             low_ns = max(_step(high_ns, interval_s, -many), min(begun_ns, high_ns))
             told = await self._stretch(instrument, interval_s, side, low_ns, high_ns, growing=growing)
-            # A window whose first half the venue says is empty holds all there is: the instrument is younger than it.
-            half_ns = (low_ns + high_ns) // 2
-            young = self._book.of(key).query(low_ns, half_ns) == [Span(low_ns, half_ns, State.EMPTY)]
+            silent_ns = _step(low_ns, interval_s, SILENCE_MAX)
+            young = self._book.of(key).query(low_ns, silent_ns) == [Span(low_ns, silent_ns, State.EMPTY)]
             if len(told.rows) >= limit or low_ns <= begun_ns or young or told.missing:
                 break
             many *= 2

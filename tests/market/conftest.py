@@ -272,3 +272,9 @@ def file_box(boxes: Boxes, tmp_path: Path) -> Box:
 @pytest.fixture
 def unanswered() -> Refusal:
     return Unavailable("fake", "fake does not answer")
+
+
+@pytest.fixture
+def box_class() -> type[Box]:
+    """For tests that make a market in a loop of their own."""
+    return Box
