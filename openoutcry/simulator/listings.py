@@ -19,7 +19,7 @@ HOURS_8 = (28_800,)
 HOURS_4 = (14_400,)
 HOURS_8_AND_4 = (28_800, 14_400)
 HOURLY = (3_600,)
-NON_MARKET_EVERY = 2_000
+NON_MARKET_BITS = 11  # one in 2,048
 EXPIRY_HOUR = 8
 NEWEST_EXPIRY_DAYS = 14
 
@@ -81,7 +81,7 @@ def _listing(
     inverse: bool = False,
     funding_s: tuple[int, ...] = HOURS_8,
     price_units: int = 1,
-    reserve_every: int = 0,
+    reserve_bits: int = 0,
     expires_ns: int | None = None,
 ) -> Listing:
     about = COINS[coin]
@@ -113,7 +113,7 @@ def _listing(
         funding_s=funding_s if perpetual else (),
         # An order of inverse contracts is one trade, so that its coins are rounded once, whoever counts them.
         splits=not inverse,
-        reserve_every=reserve_every,
+        reserve_bits=reserve_bits,
         wildness=about.wildness,
     )
 
@@ -157,7 +157,7 @@ def _binance_futures(today_ns: int, origin_ns: int) -> Iterable[Listing]:
             tick,
             lot,
             funding_s=funding_s,
-            reserve_every=NON_MARKET_EVERY,
+            reserve_bits=NON_MARKET_BITS,
         )
     yield _listing(
         today_ns,
@@ -168,12 +168,12 @@ def _binance_futures(today_ns: int, origin_ns: int) -> Iterable[Listing]:
         "0.0000001",
         "1",
         price_units=1_000,
-        reserve_every=NON_MARKET_EVERY,
+        reserve_bits=NON_MARKET_BITS,
     )
     expires_ns = next_expiry_ns(origin_ns)
     yield _listing(
         today_ns, origin_ns, venue, f"BTCUSDT_{date_of(expires_ns)}", "BTC", "0.1", "0.001",
-        kind=Kind.FUTURE, share=0.05, expires_ns=expires_ns, reserve_every=NON_MARKET_EVERY,
+        kind=Kind.FUTURE, share=0.05, expires_ns=expires_ns, reserve_bits=NON_MARKET_BITS,
     )  # fmt: skip
 
 
@@ -183,11 +183,11 @@ def _binance_delivery(today_ns: int, origin_ns: int) -> Iterable[Listing]:
     for coin, tick, contract in rows:
         yield _listing(
             today_ns, origin_ns, venue, f"{coin}USD_PERP", coin, tick, "1", quote="USD", settle=coin, share=0.15,
-            contract=contract, inverse=True, reserve_every=NON_MARKET_EVERY,
+            contract=contract, inverse=True, reserve_bits=NON_MARKET_BITS,
         )  # fmt: skip
     yield _listing(
         today_ns, origin_ns, venue, f"BTCUSD_{date_of(expires_ns)}", "BTC", "0.1", "1", quote="USD", settle="BTC", share=0.05,
-        kind=Kind.FUTURE, contract="100", inverse=True, expires_ns=expires_ns, reserve_every=NON_MARKET_EVERY,
+        kind=Kind.FUTURE, contract="100", inverse=True, expires_ns=expires_ns, reserve_bits=NON_MARKET_BITS,
     )  # fmt: skip
 
 

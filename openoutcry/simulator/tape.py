@@ -21,13 +21,15 @@ COIN_E8 = 100_000_000
 _EXTRA = (0, 0, 1, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0)
 _EXTRA_BEFORE = np.concatenate(([0], np.cumsum(_EXTRA)))[:-1].astype(np.int64)
 _EXTRA_SUM = sum(_EXTRA)
+_EXTRA_BITS = 4
+assert len(_EXTRA) == 1 << _EXTRA_BITS
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """An instrument of the world, and how lively it is.
 
     `price` is the level it moves around; `splits` says orders are filled in several trades (linear and spot); after every
-    `reserve_every` orders one trade id is left for a trade that is not a market trade (0 = never). `funding_s` holds the
+    2**`reserve_bits` orders one trade id is left for a trade that is not a market trade (0 = never). `funding_s` holds the
     lengths of a funding period: one, or several that take turns of FUNDING_TURN_DAYS days.
     """
 
@@ -38,7 +40,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     open_interest_usd: float = 0.0
     funding_s: tuple[int, ...] = ()
     splits: bool = True
-    reserve_every: int = 0
+    reserve_bits: int = 0
     wildness: float = 1.0
 
     @property
@@ -50,9 +52,9 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
         """How many trade ids the orders 0 .. order-1 took."""
         ids = order
         if self.splits:
-            ids = ids + order // len(_EXTRA) * _EXTRA_SUM + _EXTRA_BEFORE[order % len(_EXTRA)]
-        if self.reserve_every:
-            ids = ids + order // self.reserve_every
+            ids = ids + (order >> _EXTRA_BITS) * _EXTRA_SUM + _EXTRA_BEFORE[order & (len(_EXTRA) - 1)]
+        if self.reserve_bits:
+            ids = ids + (order >> self.reserve_bits)
         return ids
 
 

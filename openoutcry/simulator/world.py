@@ -43,6 +43,7 @@ MINUTE_NS = 60 * NS
 DAY_MINUTES = 1_440
 DAY_NS = DAY_MINUTES * MINUTE_NS
 BLOCK_MINUTES = 15
+SHORT_NS = 2 * BLOCK_MINUTES * MINUTE_NS
 CHUNK_MINUTES = 120  # orders of a day are made in chunks that stay in the processor's cache
 FIRST_DAY = 19_723  # 2024-01-01: orders are counted from here
 LAST_DAY = FIRST_DAY + 36_500
@@ -220,11 +221,11 @@ class World:
 
     def reserved(self, name: str, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
         """(trade id, ns) of the ids that no market trade has, each at the time of the order before it."""
-        every = self._listings[name].reserve_every
-        if not every:
+        bits = self._listings[name].reserve_bits
+        if not bits:
             return []
         tape = self.orders(name, start_ns, end_ns)
-        rows = tape[(tape.id + 1) % every == 0]
+        rows = tape[_before_reserved(tape.id, bits)]
         return [(row.last_id + 1, row.ns) for row in rows]
 
     def liquidations(self, name: str, start_ns: int, end_ns: int) -> Tape:
@@ -423,7 +424,7 @@ class World:
         number = np.arange(int(day.before[low]), int(day.before[high]))
         nth, of = number - day.before[minute], counts[minute - low]
         words = mix(self._stream("order", listing.name), number)
-        ms = ((nth << 10) + (words & 1023).astype(np.int64)) * 60_000 // np.maximum(of << 10, 1)
+        ms = ((nth + (words & np.uint64(1023)) * (1.0 / 1024.0)) * 60_000.0 / of).astype(np.int64)
         part = ms / 60_000.0
         here = day.price[minute]
         move = day.price[minute + 1] - here
@@ -431,17 +432,17 @@ class World:
         regime = day.regime[minute]
         wild = regime + (day.regime[minute + 1] - regime) * part
         middle = middle + middle * (self._flicker(listing, first, last, minute - low, ms) * wild * _FLICKER)
-        forced = day.liquidations[minute]
-        liquidation = (nth + 1) * forced // np.maximum(of, 1) > nth * forced // np.maximum(of, 1)
+        liquidation = _spread_out(nth, of, day.liquidations[minute])
         push = np.clip(move / here * _PUSH, -0.25, 0.25)
-        sell = ((words >> 10) & 1023).astype(np.int64) / 1024.0 < 0.5 - push
+        sell = ((words >> np.uint64(10)) & np.uint64(1023)) * (1.0 / 1024.0) < 0.5 - push
         sell = np.where(liquidation, day.falling[minute], sell)
-        ticks = _ticks(middle, sell, ((words >> 20) & 15).astype(np.int64))
-        first_id = listing.fills_before(number)
-        # A reserved id is the last one before the next order's, and belongs to no order.
-        left_out = (number + 1) % listing.reserve_every == 0 if listing.reserve_every else 0
-        last_id = listing.fills_before(number + 1) - left_out - 1
-        tail = 0.05 / (((words >> 32) & 0xFFFFF).astype(np.int64) / 1_048_576.0 + 0.001)
+        ticks = _ticks(middle, sell, ((words >> np.uint64(20)) & np.uint64(15)).astype(np.int64))
+        ids = listing.fills_before(np.arange(int(day.before[low]), int(day.before[high]) + 1))
+        first_id, last_id = ids[:-1], ids[1:] - 1
+        if listing.reserve_bits:
+            # A reserved id is the last one before the next order's, and belongs to no order.
+            last_id = last_id - _before_reserved(number, listing.reserve_bits)
+        tail = 0.05 / (((words >> np.uint64(32)) & np.uint64(0xFFFFF)) * (1.0 / 1_048_576.0) + 0.001)
         lots = _lots_many(listing, np.where(liquidation, tail * 4.0, tail) * listing.order_usd, ticks)
         lots = np.maximum(lots, last_id - first_id + 1)
         ns = (first // DAY_MINUTES * DAY_MINUTES + minute) * MINUTE_NS + ms * MS
@@ -451,9 +452,10 @@ class World:
         """How the price trembles inside a minute: straight lines between knots every few seconds."""
         per_minute = 60_000 // _FLICKER_MS
         knots = bell(mix(self._stream("flicker", listing.name), np.arange(first * per_minute, last * per_minute + 1)))
-        cell = minute * per_minute + ms // _FLICKER_MS
+        inside = (ms / float(_FLICKER_MS)).astype(np.int64)  # whole numbers: never rounded up to the next
+        cell = minute * per_minute + inside
         left = knots[cell]
-        found: Floats = left + (knots[cell + 1] - left) * ((ms % _FLICKER_MS) / float(_FLICKER_MS))
+        found: Floats = left + (knots[cell + 1] - left) * ((ms - inside * _FLICKER_MS) / float(_FLICKER_MS))
         return found
 
     def _bars(self, name: str, interval_s: int, start_ns: int, end_ns: int) -> Bars:
@@ -462,7 +464,9 @@ class World:
         start_ns, end_ns = self._within(name, start_ns - (start_ns - offset_ns) % interval_ns, end_ns)
         last = end_ns // MINUTE_NS
         parts = [_empty()]
-        for day in range(start_ns // DAY_NS, -(-end_ns // DAY_NS)):
+        if end_ns - start_ns <= SHORT_NS:
+            last = start_ns // MINUTE_NS  # its orders are at hand: a whole day need not be made for it
+        for day in range(start_ns // DAY_NS, -(-last * MINUTE_NS // DAY_NS)):
             whole = day * DAY_NS >= start_ns and (day + 1) * DAY_NS <= end_ns
             bars = self._bars_of_day(listing, day, hours=whole and interval_s % HOUR_S == 0)
             low, high = np.searchsorted(bars["open_ns"], (start_ns, last * MINUTE_NS))
@@ -567,6 +571,22 @@ def _lots_many(listing: Listing, usd: Floats, ticks: Ints) -> Ints:
     if instrument.inverse:
         return (usd / lot).astype(np.int64)
     return (usd / (ticks * (lot * float(instrument.tick_size)))).astype(np.int64)
+
+
+def _before_reserved(order: Ints, bits: int) -> Flags:
+    mask = (1 << bits) - 1
+    found: Flags = (order & mask) == mask
+    return found
+
+
+def _spread_out(nth: Ints, of: Ints, chosen: Ints) -> Flags:
+    """Of each minute's orders, `chosen` ones at equal distances."""
+    found = np.zeros(len(nth), np.bool_)
+    rows = np.flatnonzero(chosen)
+    if len(rows):
+        nth, of, chosen = nth[rows], of[rows], chosen[rows]
+        found[rows] = (nth + 1) * chosen // of > nth * chosen // of
+    return found
 
 
 def _ticks(middle: Floats, sell: Flags, chance: Ints) -> Ints:
