@@ -24,9 +24,9 @@ from openoutcry.aggregates.bars import Bar, bar_of_candle, bar_of_trade, fold, j
 from openoutcry.aggregates.stretches import FOREVER_NS, Stretches, cover
 from openoutcry.events import INTERVALS_S, NS, Abandoned, Candle, Gap, Mended, Side, Trade, open_of
 
-MINUTES_KEPT = 180
+MINUTES_KEPT = 60
 # While a gap is open, minutes back to its start are kept for the repair: this many at most.
-GAP_MINUTES_MAX = 720
+GAP_MINUTES_MAX = 360
 INSTRUMENTS_MAX = 5_000
 GAPS_MAX = 1_000
 REPAIRS_MAX = 10_000
@@ -137,6 +137,8 @@ class Candles:
             series.sides.remove(gap.start_ns, end_ns)
             return
         series.gaps[gap.start_ns] = end_ns
+        # It may be one we know, which turned out shorter: what it held back before may be due.
+        series.queue(gap.start_ns)
 
     def on_mended(self, mended: Mended) -> Sequence[Candle]:
         """The missing trades were given: the stretch is known. Returns what was waiting for it."""

@@ -129,7 +129,7 @@ def newest(published: Iterable[Candle]) -> dict[Key, Candle]:
 
 
 def watched(**settings: float) -> Candles:
-    candles = Candles(**settings)  # type: ignore[arg-type]
+    candles = Candles(**{"minutes_kept": 200, **settings})  # type: ignore[arg-type]
     candles.vouch(NAME, LONG_AGO)
     return candles
 
@@ -191,7 +191,7 @@ def test_whatever_is_returned_is_right_at_that_moment_and_late_trades_correct_al
         if data.draw(st.booleans()):
             fresh += candles.on_time("venue", MONDAY + data.draw(st.sampled_from(MINUTES)) * MINUTE + 2 * NS)
         truth = naive(trades[: at + 1])
-        assert newest(fresh) == {key: truth[key] for key in newest(fresh)}
+        assert fresh == [truth[c.interval_s, c.side, c.open_ns] for c in fresh]
         published += fresh
     published += candles.on_time("venue", FAR)
     assert newest(published) == naive(trades)
@@ -327,7 +327,7 @@ def test_after_a_restart_seeds_make_the_longer_candles_right_at_once(
     before = [t for t in trades if t.event_ns < cut_ns]
     after = [t for t in trades if t.event_ns >= cut_ns]
     stored = [c for c in naive(before).values() if c.open_ns + c.interval_s * NS <= cut_ns]
-    candles = Candles()
+    candles = Candles(minutes_kept=200)
     candles.seed(data.draw(st.permutations(stored)))
     candles.vouch(NAME, LONG_AGO, cut_ns)
     candles.vouch(NAME, cut_ns)
@@ -470,7 +470,9 @@ def test_a_gap_before_the_first_trade_tells_from_when_on_all_is_known() -> None:
     candles.on_trade(trade(-1, 5, trade_id=1))
     candles.on_mended(Mended(gap, MONDAY))
     closed = candles.on_time("venue", MONDAY + 4 * MINUTE)
-    assert [(c.open_ns - MONDAY) // MINUTE for c in closed if c.side is Side.BOTH] == [-1, 0]
+    assert plain(((c.open_ns - MONDAY) // MINUTE, c.side) for c in closed) == [
+        (-1, Side.BUY), (-1, Side.BOTH), (0, Side.BUY), (0, Side.BOTH),
+    ]  # fmt: skip
 
 
 def test_mending_does_not_vouch_for_what_came_too_late_to_be_kept() -> None:
@@ -483,6 +485,40 @@ def test_mending_does_not_vouch_for_what_came_too_late_to_be_kept() -> None:
     candles.on_mended(Mended(gap, MONDAY + 5 * MINUTE))
     assert candles.growing(NAME, 3_600) is not None
     assert candles.growing(NAME, 86_400) is None, "the day holds the lost trade"
+
+
+def test_what_a_repair_brought_is_folded_before_its_minutes_are_forgotten() -> None:
+    candles = watched(minutes_kept=10)
+    gap = Gap(NAME, "trades", MONDAY, MONDAY + 5 * MINUTE, "cut")
+    candles.on_gap(gap)
+    candles.on_trade(trade(1, trade_id=1))
+    candles.on_trade(trade(1_000, trade_id=2))
+    candles.on_mended(Mended(gap, MONDAY + 5 * MINUTE))
+    grown = candles.growing(NAME, 86_400)
+    assert grown is not None
+    assert grown.trades == 2
+
+
+def test_a_gap_that_turns_out_shorter_lets_the_minutes_after_it_close() -> None:
+    candles = watched()
+    candles.on_gap(Gap(NAME, "trades", MONDAY, None, "cut"))
+    candles.on_trade(trade(3, trade_id=1))
+    assert not candles.on_time("venue", MONDAY + 4 * MINUTE + NS)
+    candles.on_gap(Gap(NAME, "trades", MONDAY, MONDAY + MINUTE, "cut"))
+    assert len(candles.on_time("venue", MONDAY + 4 * MINUTE + NS)) == 2
+
+
+def test_a_longer_candle_never_goes_out_without_the_minute_that_still_grew() -> None:
+    candles = watched()
+    candles.on_trade(trade(0, trade_id=1))
+    candles.on_trade(trade(4, trade_id=2))
+    closed = candles.on_time("venue", MONDAY + 6 * MINUTE)
+    assert [c.trades for c in closed if c.interval_s == 300] == [2, 2]
+    candles.on_time("venue", MONDAY + 21 * MINUTE)
+    candles.on_trade(trade(15, trade_id=6))
+    candles.on_trade(trade(16, trade_id=7))
+    closed = candles.on_trade(trade(15, trade_id=8))
+    assert [(c.interval_s, c.trades) for c in closed] == [(60, 2), (60, 2), (300, 3), (300, 3)]
 
 
 def test_a_seed_counts_in_candles_that_were_looked_at_before() -> None:

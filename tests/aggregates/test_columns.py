@@ -42,7 +42,7 @@ TRADES = st.lists(
 
 
 def live(trades: list[Trade]) -> dict[tuple[int, Side, int], Candle]:
-    candles = Candles()
+    candles = Candles(minutes_kept=200)
     candles.vouch(NAME, START)
     for each in trades:
         candles.on_trade(each)
