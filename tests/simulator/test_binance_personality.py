@@ -326,6 +326,21 @@ async def test_open_interest_history_ends_after_thirty_days(simulator: Simulator
     assert len((await get(url, **ago)).json()) == 5
 
 
+async def test_funding_history_begins_at_its_start_or_ends_now(
+    simulator: Simulator, get: Get, clock: ManualClock
+) -> None:
+    url, now_ns = simulator.addresses()["binance_futures"]["rest"] + "/fapi/v1/fundingRate", clock.now_ns()
+    truth = [s.stamp_ns // MS for s in simulator.world.funding("binance_futures:BTCUSDT", now_ns - 9 * DAY_NS, now_ns)]
+
+    async def times(**query: object) -> list[int]:
+        return [row["fundingTime"] for row in (await get(url, symbol="BTCUSDT", limit=3, **query)).json()]
+
+    assert await times(startTime=truth[4]) == truth[4:7]
+    assert await times(startTime=truth[4] + 1) == truth[5:8]
+    assert await times() == truth[-3:]
+    assert await times(endTime=truth[9]) == truth[7:10]
+
+
 async def test_only_intervals_other_than_eight_hours_are_in_funding_info(simulator: Simulator, get: Get) -> None:
     rows = (await get(simulator.addresses()["binance_futures"]["rest"] + "/fapi/v1/fundingInfo")).json()
     hours = {row["symbol"]: row["fundingIntervalHours"] for row in rows}

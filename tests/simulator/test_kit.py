@@ -120,6 +120,18 @@ async def test_two_lines_hear_the_same_and_each_only_what_it_follows(
     assert any(b'"ethusdt@' in frame for frame in more)
 
 
+async def test_a_line_hears_nothing_from_before_it_subscribed(
+    play: Play, dial: Dial, drain: Drain, clock: ManualClock
+) -> None:
+    address = (await play("binance", activity=100.0)).addresses()["binance"]["sockets"]["market"]
+    early = await dial(address + "/ws/btcusdt@aggTrade")
+    await clock.advance(0.05)  # half a turn of the pump
+    late, since_ms = await dial(address + "/ws/btcusdt@aggTrade"), clock.now_ns() // 1_000_000
+    await clock.advance(0.05)
+    assert any(msgspec.json.decode(frame)["T"] < since_ms for frame in await drain(early))
+    assert all(msgspec.json.decode(frame)["T"] >= since_ms for frame in await drain(late))
+
+
 async def test_frames_of_many_streams_come_in_order_of_time(
     play: Play, dial: Dial, drain: Drain, clock: ManualClock
 ) -> None:
@@ -143,8 +155,9 @@ async def test_what_was_used_is_told_and_too_much_is_refused_then_banned(
     refused = await get(url, symbol="BTCUSDT", limit=1)
     assert refused.json()["code"] == -1003
     assert refused.headers["retry-after"] == "40"
-    for _ in range(20):
-        banned = await get(rest + "/fapi/v1/ping")
+    patient = [(await get(rest + "/fapi/v1/ping")).status_code for _ in range(18)]
+    assert patient == [429] * 18
+    banned = await get(rest + "/fapi/v1/ping")
     assert (banned.status_code, banned.headers["retry-after"]) == (418, "120")
     await clock.advance(60)
     assert (await get(rest + "/fapi/v1/ping")).status_code == 418

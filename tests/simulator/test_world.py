@@ -1,6 +1,7 @@
 """The world: the same for everyone, whole, and in agreement with itself."""
 
 import hashlib
+from decimal import Decimal
 from itertools import pairwise
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openoutcry.events import open_of
+from openoutcry.instrument import Instrument, Kind
 from openoutcry.simulator.listings import standard
 from openoutcry.simulator.noise import bell, bell_one, mix, mix_one, waves
-from openoutcry.simulator.tape import Bar, Row
+from openoutcry.simulator.tape import Bar, Row, coins_e8
 from openoutcry.simulator.world import FUNDING_TURN_DAYS, World
 
 NS = 1_000_000_000
@@ -111,6 +113,15 @@ def test_coins_of_inverse_contracts_are_rounded_trade_by_trade() -> None:
     assert each == WORLD.coins_e8(COINM, rows)
     assert bar.coins_e8 == sum(each)
     assert bar.buy_coins_e8 == sum(coins for coins, row in zip(each, rows, strict=True) if not row.sell)
+
+
+def test_half_a_unit_of_coin_is_rounded_to_the_even_one() -> None:
+    contract = Instrument(
+        venue="x", symbol="A", kind=Kind.PERPETUAL, coin="A", quote="USD", settle="A",
+        tick_size=Decimal(1), lot_size=Decimal(1), contract_size=Decimal(1), inverse=True,
+    )  # fmt: skip
+    # 10**8 / 512 = 195312.5 and 3 * 10**8 / 512 = 585937.5
+    assert coins_e8(contract, np.array([512, 512]), np.array([1, 3])).tolist() == [195_312, 585_938]
 
 
 def round_half_even(up: int, down: int) -> int:
