@@ -28,7 +28,7 @@ from openoutcry.api.rpc import RpcServer
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock, SystemClock
 from openoutcry.config import BadConfig, Config, VenueConfig, address
-from openoutcry.errors import Refusal, Unavailable, UnknownVenue
+from openoutcry.errors import Refusal, Unavailable, UnknownVenue, Unsupported
 from openoutcry.feed.backfill import RepairTiming
 from openoutcry.feed.desk import Access, Numbers
 from openoutcry.feed.feed import Feed
@@ -55,6 +55,9 @@ SEED_FILE = "demo-seed"
 DAY_NS = 86_400 * 1_000_000_000
 # Instruments made ready at once after a start; the others wait their turn.
 WARM_AT_ONCE_MAX = 8
+# A venue that was busy is asked again after so long, then after twice as long, ...
+WARM_AGAIN_S = 20.0
+WARM_TRIES_MAX = 8
 READY_S_MAX = 30.0
 SPOT_FEEDS = frozenset({words.Feed.TRADES, words.Feed.CANDLES, words.Feed.QUOTES, words.Feed.DEPTH})
 
@@ -138,7 +141,11 @@ class Server:
         series = self._store()
         self.feed = self._feed(series)
         self._stack.push_async_callback(self.feed.stop)
-        candles = Candles(grace_s=config.candles.grace_s, minutes_kept=config.candles.minutes_kept)
+        candles = Candles(
+            grace_s=config.candles.grace_s,
+            minutes_kept=config.candles.minutes_kept,
+            quote_estimated=[name for name, make in VENUES.items() if make().limits.quote_estimated],
+        )
         derivatives = Derivatives(grace_s=config.candles.grace_s)
         self.building = Building(
             bus=self.bus,
@@ -300,8 +307,14 @@ class Server:
     async def _made_ready(self, instrument: Instrument) -> None:
         """What live candles are folded from, and the last 24 hours, fetched once for whoever begins to follow."""
         self.building.follow(instrument)
+        wait_s = WARM_AGAIN_S
+        for _ in range(WARM_TRIES_MAX):
+            async with self._warming:
+                if await self._warm.warm(instrument):
+                    break
+            await self._world.clock.sleep(wait_s)
+            wait_s *= 2
         async with self._warming:
-            await self._warm.warm(instrument)
             try:
                 day = await self.market.candles(instrument, 60, limit=1_440)
             except Refusal as e:
@@ -425,7 +438,7 @@ def _configured(
     feeds = feed.feeds(name) - (frozenset() if venue.depth else {words.Feed.DEPTH})
     if words.Feed.LIQUIDATIONS in feeds and venue.liquidations == "all":
         feeds -= {words.Feed.LIQUIDATIONS}
-        feed.follow_all(name, words.Feed.LIQUIDATIONS)
+        yield from _all_liquidations(name, listing, feed)
     for symbol in venue.instruments:
         instrument = listing.get(symbol)
         if instrument is None:
@@ -435,6 +448,17 @@ def _configured(
             yield instrument, feeds & SPOT_FEEDS
         else:
             yield instrument, feeds
+
+
+def _all_liquidations(
+    name: str, listing: Mapping[str, Instrument], feed: Feed
+) -> Iterator[tuple[Instrument, frozenset[words.Feed]]]:
+    """One stream of all where the venue has it, else a stream for each derivative it lists."""
+    only = frozenset({words.Feed.LIQUIDATIONS})
+    try:
+        feed.follow_all(name, words.Feed.LIQUIDATIONS)
+    except Unsupported:
+        yield from ((each, only) for each in listing.values() if each.trading and each.kind is not Kind.SPOT)
 
 
 def _feed_numbers(config: Config) -> Numbers:

@@ -72,7 +72,6 @@ class FeedConfig(_Part):
     resume_s: float = Field(
         3_600.0, ge=0, description="After a start, trades are fetched back to the last stored one, at most so far."
     )
-    follow_max: int = Field(2_000, gt=0, description="Most instruments followed at once, on demand ones included.")
 
 
 class CandlesConfig(_Part):

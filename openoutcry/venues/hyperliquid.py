@@ -200,6 +200,7 @@ class Hyperliquid:
         # The venue drops a connection on which it sent nothing for 60 s; the answer to this keeps it open.
         heartbeat=Heartbeat(50.0, b'{"method":"ping"}'),
         silence_s=60.0,
+        quote_estimated=True,
     )
     feeds = frozenset(_FEED_TYPES)
     queries = QUERIES

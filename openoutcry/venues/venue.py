@@ -73,6 +73,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # How trade ids of one instrument run. "one": each is the last plus one, so a jump means that we missed some.
     # "count": the same, but an id is the last of `Trade.count` merged ones. "free": nothing can be told from them.
     trade_ids: Literal["free", "one", "count"] = "free"
+    # Its own candles carry no quote volume, only our estimate of it: what our trades say is kept.
+    quote_estimated: bool = False
     # Pools that every venue of the same operator and address budget draws from (Binance USDM and COINM), by pool name:
     # the name they share between venues. A pool that is not named here is the venue's own.
     shared_pools: Mapping[str, str] = {}
