@@ -194,8 +194,8 @@ class OurHttp(_OnRequest):
 
 
 class _WithoutHot(Takashi):
-    def hot(self, scope: Scope) -> bytes | None:
-        del scope
+    def hot(self, scope: Scope, *, packed: bool) -> bytes | None:
+        del scope, packed
         return None
 
 

@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Router
@@ -31,6 +32,7 @@ from openoutcry.errors import LimitExceeded, Refusal, TooLarge
 
 BODY_BYTES_MAX = 1024 * 1024
 MESSAGE_BYTES_MAX = 64 * 1024  # one WebSocket message from a client
+PACKED_BYTES_MIN = 2_000
 PING_S = 20.0
 KEEP_ALIVE_S = 75
 CONNECTIONS_MAX = 25_000
@@ -38,7 +40,7 @@ STOP_S_MAX = 3
 EXPOSED = ("X-Request-ID", "X-Failed-Exchanges", "X-Missing", "Retry-After")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_HOT_HEADERS = [(b"content-type", b"application/json")]
+_HOT_HEADERS = [(b"content-type", b"application/json"), (b"vary", b"Accept-Encoding")]
 
 log = structlog.get_logger()
 
@@ -98,6 +100,8 @@ def _routes(
         # The gate logs it: Starlette raises it again after this answer.
         return owner(dialects, request.url.path).broken()
 
+    # The hot answers are packed before they come here, once for all.
+    app.add_middleware(GZipMiddleware, minimum_size=PACKED_BYTES_MIN, compresslevel=1)
     app.add_exception_handler(Exception, broken)
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(RequestValidationError, malformed)
@@ -144,7 +148,7 @@ class Gate:
             await self._connection(scope, receive, send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id, length = self._heads(scope)
+        request_id, length, packed = self._heads(scope)
         client = scope["client"]
         path = scope["path"]
         try:
@@ -152,9 +156,9 @@ class Gate:
             if length > self._body_bytes_max:
                 raise TooLarge(f"a body may have {self._body_bytes_max} bytes")
             for dialect in self._dialects:
-                body = dialect.hot(scope)
+                body = dialect.hot(scope, packed=packed)
                 if body is not None:
-                    await self._answer_hot(body, request_id, send)
+                    await self._answer_hot(body, request_id, send, packed=packed)
                     return
         except Refusal as refusal:
             answer = owner(self._dialects, path).refuse(refusal)
@@ -172,24 +176,29 @@ class Gate:
             elif not progress.whole:
                 raise  # half an answer: uvicorn cuts the connection
 
-    async def _answer_hot(self, body: bytes, request_id: bytes, send: Send) -> None:
+    async def _answer_hot(self, body: bytes, request_id: bytes, send: Send, *, packed: bool) -> None:
         self._answered[2].inc()
         headers = [*_HOT_HEADERS, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id)]
+        if packed:
+            headers.append((b"content-encoding", b"gzip"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _heads(self, scope: Scope) -> tuple[bytes, int]:
+    def _heads(self, scope: Scope) -> tuple[bytes, int, bool]:
         request_id = b""
         length = 0
+        packed = False
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 request_id = value
             elif name == b"content-length" and value.isdigit():
                 length = int(value[:20])
+            elif name == b"accept-encoding":
+                packed = b"gzip" in value and b"gzip;q=0" not in value.replace(b" ", b"")
         if not request_id:
             self._requests += 1
             request_id = b"%b-%d" % (self._run, self._requests)
-        return request_id, length
+        return request_id, length, packed
 
     def _labelled(self, send: Send, request_id: bytes, progress: "_Progress") -> Send:
         async def labelled(message: Message) -> None:

@@ -73,8 +73,11 @@ class Dialect(Protocol):
         """Its WebSocket routes, whose endpoints are ASGI applications."""
         ...
 
-    def hot(self, scope: Scope) -> bytes | None:
-        """A JSON answer that is at hand for this request; None sends it the ordinary way. At once, and never wrong."""
+    def hot(self, scope: Scope, *, packed: bool) -> bytes | None:
+        """A JSON answer that is at hand for this request, `packed` as gzip; None sends it the ordinary way.
+
+        At once, and never wrong.
+        """
         ...
 
     def services(self) -> Sequence["Service"]:

@@ -112,6 +112,26 @@ async def test_the_hot_answer_is_the_ordinary_answer_byte_for_byte(served: Any, 
     assert len(json.loads(hot)) == min(int(query.removeprefix("?limit=") or 500), 8)
 
 
+@pytest.mark.parametrize("closed", [0, 1, 300])
+async def test_an_answer_packed_for_those_who_can_unpack_is_the_same_answer(
+    served: Any, make_candle: Any, closed: int
+) -> None:
+    remember(served, make_candle, BTC, closed)
+    path = "/binance/ohlc/BTCUSDT/1m"
+    await served.get(path)
+    plain = await served.get(path, headers={"Accept-Encoding": "gzip;q=0, identity"})
+    packed = await served.get(path, headers={"Accept-Encoding": "br, gzip"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.content == plain.content
+    assert "accept-encoding" in packed.headers["vary"].lower()
+    if closed == 300:
+        assert int(packed.headers["content-length"]) * 5 < len(plain.content)
+        ordinary = await served.get(path + "?other=1", headers={"Accept-Encoding": "gzip"})
+        assert ordinary.headers["content-encoding"] == "gzip"
+        assert ordinary.content == plain.content
+
+
 @pytest.mark.parametrize("limit", ["0", "1501", "-1", "x", "1.5", "", "99999999999"])
 async def test_a_bad_limit_is_refused_alike_before_and_after_a_hot_answer(
     served: Any, make_candle: Any, limit: Any

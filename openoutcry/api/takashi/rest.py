@@ -123,7 +123,7 @@ class Takashi:
         """None: TAKASHI has no gRPC."""
         return ()
 
-    def hot(self, scope: Scope) -> bytes | None:
+    def hot(self, scope: Scope, *, packed: bool) -> bytes | None:
         """Newest candles that are in memory: `/{exchange}/ohlc/{symbol}/{interval}` with nothing but a good limit."""
         parts = scope["path"].split("/")
         if len(parts) != 5 or parts[2] != "ohlc" or scope["method"] != "GET":
@@ -133,7 +133,7 @@ class Takashi:
         limit = _plain_limit(scope["query_string"])
         if asked is None or interval_s is None or limit is None:
             return None
-        return self._newest(asked, parts[4], interval_s, limit)
+        return self._newest(asked, parts[4], interval_s, limit, packed=packed)
 
     def refuse(self, refusal: Refusal) -> Response:
         """{"detail": …}"""
@@ -385,9 +385,11 @@ class Takashi:
             self._names.clear()
         self._names[exchange, symbol] = asked
 
-    def _newest(self, asked: Asked, interval: str, interval_s: int, limit: int) -> bytes | None:
+    def _newest(
+        self, asked: Asked, interval: str, interval_s: int, limit: int, *, packed: bool = False
+    ) -> bytes | None:
         found = self._market.newest(asked.instrument.name, interval_s, limit)
-        return None if found is None else self._pages.body(asked, interval, *found, limit)
+        return None if found is None else self._pages.body(asked, interval, *found, limit, packed=packed)
 
     async def _candles(self, asked: Asked, interval_s: int, limit: int, span: tuple[int | None, int | None]) -> Candles:
         start_ns, end_ns = span
