@@ -279,6 +279,8 @@ class Mender:
         """Fetch what follows `after_id` until nothing is missing. Ids that the venue skips do not exist."""
         seen = watch.seen
         assert isinstance(seen, Runs)
+        if seen.gave_up(after_id):
+            raise OutOfReach(self._venue.name, "more holes than are kept apart")
         seen.remember(after_id)
         # What an earlier try brought need not be asked for again.
         begin_id = at = seen.reach(after_id)

@@ -6,8 +6,9 @@ from typing import Literal, Protocol
 
 from openoutcry.events import Trade
 
-# Runs kept apart per instrument. Beyond it the oldest hole is taken for lost, and what it held would pass as seen.
-RUNS_MAX = 256
+# Runs kept apart per instrument. Beyond it the oldest hole is given up: what it held passes as seen, and `whole` is never
+# said of a stretch that holds it.
+RUNS_MAX = 4_096
 # Ids remembered per instrument where ids tell nothing: more than any venue repeats after a subscription, or pages back.
 RECENT_MAX = 4_096
 
@@ -79,6 +80,7 @@ class Runs:
     def __init__(self, *, counted: bool, runs_max: int = RUNS_MAX) -> None:
         self._counted = counted
         self._runs_max = runs_max
+        self.given_up_id: int | None = None  # ids up to this one may be missing without our knowing
         self._firsts: list[int] = []
         self._lasts: list[int] = []
 
@@ -124,13 +126,17 @@ class Runs:
     def whole(self, after_id: int, before_id: int | None = None) -> bool:
         """Whether nothing is missing after `after_id` (up to `before_id`, or the newest)."""
         at = bisect_right(self._firsts, after_id + 1) - 1
-        if at < 0:
+        if at < 0 or self.gave_up(after_id):
             return False
         reaches = self._lasts[at]
         if reaches <= after_id:
             # Only after_id itself and older are in this run: something must follow to prove that nothing is missing.
             return False
         return reaches >= (self._lasts[-1] if before_id is None else before_id - 1)
+
+    def gave_up(self, after_id: int) -> bool:
+        """Whether a hole after `after_id` was forgotten: what is missing there can no longer be told."""
+        return self.given_up_id is not None and after_id < self.given_up_id
 
     def close(self, after_id: int, before_id: int) -> None:
         """Take all ids between for seen: the venue says that there are none."""
@@ -161,6 +167,7 @@ class Runs:
 
     def _forget(self) -> None:
         while len(self._firsts) > self._runs_max:
+            self.given_up_id = self._firsts[1] - 1
             del self._firsts[1]
             del self._lasts[0]
 

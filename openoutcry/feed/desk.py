@@ -419,7 +419,10 @@ class Desk:
         """Decode a frame; never raises."""
         on_frame = self._ports.on_frame
         if on_frame is not None:
-            on_frame(self.venue.name, endpoint, received_ns, frame)
+            try:
+                on_frame(self.venue.name, endpoint, received_ns, frame)
+            except Exception:  # whoever records must not cost the stream
+                self.intake.fault("fault in the recorder", frame)
         return self.intake.hear(frame, received_ns)
 
     def events(self, events: Sequence[Event]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from openoutcry.clock import NS
 from openoutcry.events import Abandoned, Gap, Mended, Trade, VenueCandle
-from openoutcry.feed import backfill
+from openoutcry.feed import backfill, dedupe
 from openoutcry.feed.backfill import NewestFirst
 from openoutcry.transport import Response, TransportError
 from openoutcry.venues.venue import Feed, Query
@@ -360,3 +360,26 @@ async def test_two_gaps_of_an_instrument_never_begin_at_the_same_time(rig: Any) 
     await rig.run()
     starts_ns = [g.start_ns for g in rig.of(Gap)]
     assert len(starts_ns) == len(set(starts_ns)) == 3
+
+
+async def test_more_holes_than_are_kept_apart_are_abandoned_and_never_called_mended(rig: Any) -> None:
+    await flowing(rig)
+    rig.world.answering.clear()  # the venue hangs, and the stream loses every other trade
+    for _ in range(dedupe.RUNS_MAX + 10):
+        rig.world.trade("AAA", heard=False)
+        rig.world.trade("AAA")
+    await rig.run(1)
+    rig.world.answering.set()
+    for _ in range(20):
+        rig.world.trade("AAA")
+        await rig.run(10)
+    assert rig.feed.followed("toy:AAA", Feed.TRADES)
+    gaps, mended, abandoned = rig.of(Gap), rig.of(Mended), rig.of(Abandoned)
+    assert {g.start_ns for g in gaps} == {e.gap.start_ns for e in mended + abandoned}
+    assert abandoned
+    assert all(e.final for e in abandoned)
+    assert len(rig.of(VenueCandle)) >= 1
+    known = set(rig.ids())
+    for e in mended:
+        if e.gap.after_id is not None and e.gap.end_ns is None:
+            assert e.gap.after_id + 1 in known

@@ -89,3 +89,15 @@ def test_a_hole_that_the_venue_denies_is_closed(make_trade: Any, upto: int, runs
     assert runs.runs == runs_left
     assert runs.reach(5) == runs_left[0][1]
     assert runs.newest == 10
+
+
+@given(st.lists(st.integers(1, 40), max_size=60))
+def test_nothing_is_called_whole_that_holds_a_forgotten_hole(ids: list[int]) -> None:
+    runs, naive = Runs(counted=False, runs_max=3), set[int]()
+    for id_ in ids:
+        runs.admit(Trade("toy:A", 0, 0, id_, 0, "buy", 1, 1))  # type: ignore[arg-type]
+        naive.add(id_)
+        assert len(runs.runs) <= 3
+        for after in range(41):
+            if runs.whole(after):
+                assert set(range(after + 1, max(naive) + 1)) <= naive
