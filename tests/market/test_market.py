@@ -207,6 +207,16 @@ async def test_where_little_trades_the_newest_are_looked_for_further_back(box: A
     assert gaps == {3 * MINUTE_NS}
 
 
+async def test_where_little_trades_the_first_are_looked_for_further_on(box: Any) -> None:
+    start_ns = open_of(box.clock.now_ns(), 3_600) - 7_200 * NS
+    for every in (2, 3, 4):
+        box.outside.traded = lambda at_ns, every=every: ((at_ns - start_ns) // MINUTE_NS) % every == 0
+        await box.restart(MemorySeries())
+        told = await box.market.candles(box.btc, 60, limit=10, start_ns=start_ns)
+        assert opens(told.rows) == [start_ns + n * every * MINUTE_NS for n in range(10)]
+        assert told.missing == []
+
+
 async def test_an_instrument_younger_than_the_question_gives_what_there_is(box: Any) -> None:
     box.outside.begun_ns = open_of(box.clock.now_ns(), 60) - 20 * MINUTE_NS
     told = await box.market.candles(box.btc, 60, limit=500)
