@@ -1,6 +1,6 @@
 """What the simulated venues list: their own spellings, grids and contract sizes, and how lively each instrument is.
 
-Most instruments are 30 to 75 days old, so that long histories stay short; `LAYERUSDT` on Binance futures takes turns between
+Most instruments are 30 to 60 days old, so that long histories stay short; `LAYERUSDT` on Binance futures takes turns between
 funding every 8 h and every 4 h, `AVAXUSDT` pays every 4 h, and `HYPEUSDT` was listed six hours before the start.
 """
 
@@ -35,18 +35,18 @@ class _Coin(NamedTuple):
 
 
 COINS = {
-    "BTC": _Coin(64_000.0, 6.0, 20_000.0, 35, 1.0),
-    "ETH": _Coin(3_400.0, 4.0, 15_000.0, 45, 1.2),
-    "SOL": _Coin(150.0, 2.5, 9_000.0, 60, 1.5),
-    "XRP": _Coin(0.6, 1.5, 5_000.0, 75, 1.3),
-    "DOGE": _Coin(0.13, 1.2, 4_000.0, 75, 1.6),
-    "BNB": _Coin(580.0, 1.0, 4_000.0, 75, 0.9),
-    "LINK": _Coin(14.0, 0.6, 3_000.0, 75, 1.4),
-    "AVAX": _Coin(27.0, 0.5, 3_000.0, 75, 1.5),
+    "BTC": _Coin(64_000.0, 6.0, 20_000.0, 32, 1.0),
+    "ETH": _Coin(3_400.0, 4.0, 15_000.0, 35, 1.2),
+    "SOL": _Coin(150.0, 2.5, 9_000.0, 40, 1.5),
+    "XRP": _Coin(0.6, 1.5, 5_000.0, 45, 1.3),
+    "DOGE": _Coin(0.13, 1.2, 4_000.0, 45, 1.6),
+    "BNB": _Coin(580.0, 1.0, 4_000.0, 45, 0.9),
+    "LINK": _Coin(14.0, 0.6, 3_000.0, 45, 1.4),
+    "AVAX": _Coin(27.0, 0.5, 3_000.0, 60, 1.5),
     "HYPE": _Coin(28.0, 0.8, 3_000.0, 0.25, 1.7),
     "LAYER": _Coin(1.2, 0.3, 1_500.0, 30, 2.0),
-    "PEPE": _Coin(0.000_011, 0.8, 2_500.0, 60, 2.0),
-    "PURR": _Coin(0.18, 0.15, 400.0, 40, 2.0),
+    "PEPE": _Coin(0.000_011, 0.8, 2_500.0, 40, 2.0),
+    "PURR": _Coin(0.18, 0.15, 400.0, 90, 2.0),
 }
 
 

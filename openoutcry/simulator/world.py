@@ -44,7 +44,7 @@ DAY_MINUTES = 1_440
 DAY_NS = DAY_MINUTES * MINUTE_NS
 BLOCK_MINUTES = 15
 SHORT_NS = 2 * BLOCK_MINUTES * MINUTE_NS
-CHUNK_MINUTES = 120  # orders of a day are made in chunks that stay in the processor's cache
+CHUNK_ORDERS = 25_000  # orders of a day are made in chunks that stay in the processor's cache
 FIRST_DAY = 19_723  # 2024-01-01: orders are counted from here
 LAST_DAY = FIRST_DAY + 36_500
 FUNDING_TURN_DAYS = 5
@@ -492,9 +492,12 @@ class World:
     def _make_minute_bars(self, listing: Listing, day: int) -> Bars:
         parts = []
         start_ns, end_ns = self.life(listing.name)
-        for first in range(day * DAY_MINUTES, (day + 1) * DAY_MINUTES, CHUNK_MINUTES):
-            tape = self._make_orders(listing, first, first + CHUNK_MINUTES)
-            if first * MINUTE_NS < start_ns or (first + CHUNK_MINUTES) * MINUTE_NS > end_ns:
+        before = self._day(listing, day).before
+        minutes = max(DAY_MINUTES // (1 + int(before[-1] - before[0]) // CHUNK_ORDERS), 1)
+        for first in range(day * DAY_MINUTES, (day + 1) * DAY_MINUTES, minutes):
+            last = min(first + minutes, (day + 1) * DAY_MINUTES)
+            tape = self._make_orders(listing, first, last)
+            if first * MINUTE_NS < start_ns or last * MINUTE_NS > end_ns:
                 tape = tape.between(start_ns, end_ns)
             parts.append(self._fold_minutes(listing.name, tape))
         return _glued(parts)
