@@ -38,7 +38,8 @@ MINUTE_NS = 60 * NS
 SIDES = (Side.BUY, Side.SELL, Side.BOTH)
 BUY, SELL, BOTH = 0, 1, 2
 BOTH_BIT = 1 << BOTH
-ALL_BITS = 0b111
+SIDE_BITS = 1 << BUY | 1 << SELL
+ALL_BITS = SIDE_BITS | BOTH_BIT
 SELLS = Side.SELL
 LEVEL = {interval_s: level for level, interval_s in enumerate(INTERVALS_S)}
 TRADES = "trades"
@@ -48,7 +49,7 @@ class Candles:
     """Builds and closes candles of every instrument whose trades it is given.
 
     `counts` tells what happened: `confirmed` and `disagreed` (the venue's candle), `corrected` (trades for a closed
-    minute), `too_late`, `seeded` (trades for a stretch that only seeds tell), `ahead`, `unsummable`, `instruments_full`.
+    minute), `too_late`, `seeded` (trades for minutes whose sides were seeded), `ahead`, `unsummable`, `instruments_full`.
     `quote_estimated` names venues whose own candles carry no true quote volume: there ours is kept.
     """
 
@@ -116,12 +117,14 @@ class Candles:
         except DecimalException:
             self.counts["unsummable"] += 1
             return ()
-        if series.fixed(open_ns):
-            return self._check_seed(series, open_ns, bar)
         closed = self._close_old(series, open_ns)
         minute = series.minute(open_ns)
-        if minute.venue is not None and _same(minute.venue, bar):
-            return ()
+        if minute.venue is not None:
+            if _same(minute.venue, bar):
+                return closed
+            if series.fixed(open_ns, BOTH_BIT):
+                # It was seeded otherwise, and so was a longer candle, which cannot be corrected by a part of it.
+                self._repair(series, open_ns)
         minute.venue = bar
         series.both.add(minute.open_ns, minute.end_ns)
         self._touch(series)
@@ -175,8 +178,9 @@ class Candles:
     def seed(self, candles: Iterable[Candle]) -> None:
         """Take closed candles of before (any of the seven intervals and sides), so that longer ones are right at once.
 
-        A seeded candle stands as it is: trades inside it are not merged but reported for repair. What was not seeded
-        and not seen counts as unknown unless it is vouched for.
+        A seeded candle stands as it is, and is not returned again. Trades inside a candle whose sides were seeded are
+        not merged (they are repeats); where only BOTH was seeded, they build the sides. What was not seeded and not
+        seen counts as unknown unless it is vouched for.
         """
         for candle in candles:
             level = LEVEL.get(candle.interval_s)
@@ -254,9 +258,9 @@ class Candles:
         if open_ns < series.horizon_ns:
             self.counts["too_late"] += 1
             return self._unknown(series, open_ns)
-        if series.fixed(open_ns):
+        if series.fixed(open_ns, SIDE_BITS):
             self.counts["seeded"] += 1
-            return self._repair(series, open_ns)
+            return self._unmerged(series, open_ns)
         closed = self._close_old(series, open_ns)
         minute = series.minute(open_ns)
         side = SELL if trade.side is Side.SELL else BUY
@@ -292,13 +296,6 @@ class Candles:
             self._close(series, minute)
         return self._settle(series, minute, closed)
 
-    def _check_seed(self, series: "_Series", open_ns: int, bar: Bar) -> Sequence[Candle]:
-        seeded = series.levels[0].get(open_ns)
-        both = seeded.bars[BOTH] if seeded is not None else None
-        if both is not None and _agrees(both, bar, estimated=series.estimated):
-            return ()
-        return self._repair(series, open_ns)
-
     def _settle(self, series: "_Series", minute: "_Node", closed: list[Candle]) -> list[Candle]:
         # Whatever is closed or due above a changed minute goes out (again); growing candles wait for their time.
         limit_ns = self._time_ns.get(series.venue, 0) - self._grace_ns
@@ -310,7 +307,6 @@ class Candles:
         return closed
 
     def _close_due(self, series: "_Series", limit_ns: int, closed: list[Candle]) -> None:
-        series.seal_due(limit_ns)
         while series.pending and series.pending[0][0] <= limit_ns:
             _, level, open_ns = heappop(series.pending)
             node = series.levels[level].get(open_ns)
@@ -370,12 +366,17 @@ class Candles:
 
     def _unknown(self, series: "_Series", open_ns: int) -> Sequence[Candle]:
         series.sides.remove(open_ns, open_ns + MINUTE_NS)
-        return self._repair(series, open_ns)
+        return self._unmerged(series, open_ns)
 
-    def _repair(self, series: "_Series", open_ns: int) -> Sequence[Candle]:
+    def _unmerged(self, series: "_Series", open_ns: int) -> Sequence[Candle]:
+        # Where a candle of the venue (or a seed) told side BOTH already, asking again would bring nothing new.
+        if not cover(open_ns, open_ns + MINUTE_NS, series.both):
+            self._repair(series, open_ns)
+        return ()
+
+    def _repair(self, series: "_Series", open_ns: int) -> None:
         if len(self._repairs) < REPAIRS_MAX:
             self._repairs[series.instrument, open_ns] = None
-        return ()
 
     def _touch(self, series: "_Series") -> None:
         series.touched = True
@@ -395,8 +396,9 @@ class Candles:
 class _Node:
     """A candle's place: one interval of one instrument, three sides.
 
-    `bars` are buy, sell, both; of a minute that grows only the first two count. `sent` and `fixed` hold one bit a side:
-    returned as closed since it last changed; given by a seed. `stale`: something under it changed since it was folded.
+    `bars` are buy, sell, both; of a minute that grows only the first two count. `venue`: what the venue (or a seed) told
+    of a minute's BOTH. `sent` and `fixed` hold one bit a side: returned as closed since it last changed; given by a
+    seed. `stale`: something under it changed since it was folded.
     """
 
     __slots__ = ("bars", "closed", "end_ns", "fixed", "level", "open_ns", "queued", "sent", "stale", "venue")
@@ -514,17 +516,17 @@ class _Series:
         if not node.stale:
             return
         node.stale = False
-        if node.fixed:
-            if not node.fixed & BOTH_BIT:
-                node.bars[BOTH] = join(node.bars[BUY], node.bars[SELL])
-        elif node.level == 0:
+        if node.level == 0:
             node.bars[BOTH] = self.told(node)
-        else:
-            parts = self.parts(node)
-            for part in parts:
-                self.refresh(part)
-            for side in (BUY, SELL, BOTH):
+            return
+        parts = self.parts(node)
+        for part in parts:
+            self.refresh(part)
+        for side in (BUY, SELL, BOTH):
+            if not node.fixed >> side & 1:
                 node.bars[side] = fold(part.bars[side] for part in parts)
+        if node.fixed and not node.fixed & BOTH_BIT:
+            node.bars[BOTH] = join(node.bars[BUY], node.bars[SELL])
 
     def growing(self, node: _Node, side: int) -> Bar | None:
         """The bar of a growing candle: what is folded, and the minute that is growing."""
@@ -551,7 +553,7 @@ class _Series:
             ours.quote if self.estimated and not venue.flat else venue.quote,
             venue.count if venue.count or venue.flat else ours.count,
             max(venue.received_ns, ours.received_ns),
-            venue=True,
+            venue=venue.venue,
         )
 
     def agrees(self, minute: _Node) -> bool:
@@ -565,7 +567,7 @@ class _Series:
         """These sides of a minute changed: fold again, and send again, all it is part of."""
         for node in self.chain(minute.open_ns):
             node.stale = True
-            node.sent &= ~bits
+            node.sent &= ~bits | node.fixed
 
     def seal(self) -> None:
         """The minute that grew is done growing: the longer candles may fold it in."""
@@ -606,9 +608,9 @@ class _Series:
         """Candles of that level that open before are forgotten: they are part of nothing that can still change."""
         return open_of(self.horizon_ns, INTERVALS_S[min(level + 1, len(INTERVALS_S) - 1)])
 
-    def fixed(self, open_ns: int) -> bool:
-        """Whether that minute is inside a seeded candle."""
-        return any(node.fixed for node in self.chain(open_ns))
+    def fixed(self, open_ns: int, bits: int) -> bool:
+        """Whether that minute is inside a candle of which one of these sides was seeded."""
+        return any(node.fixed & bits for node in self.chain(open_ns))
 
     def seed(self, candle: Candle, level: int) -> bool:
         """Put a closed candle of before in its place; False where it is too old to matter, or unreadable."""
@@ -624,17 +626,23 @@ class _Series:
         node = self.node(level, candle.open_ns)
         if node is self.current:
             self.seal()
-        if not node.fixed:
-            node.bars = [None, None, None]
         side = SIDES.index(candle.side)
-        node.bars[side] = bar
-        node.fixed |= 1 << side
+        if level == 0 and side == BOTH:
+            # As if the venue had told it just now: trades may still come and build the sides.
+            node.venue = bar
+        else:
+            if level == 0 and not node.fixed:
+                node.bars = [None, None, None]
+            node.bars[side] = bar
+            node.fixed |= 1 << side
+        node.closed = True
+        node.sent |= 1 << side
         for above in self.chain(candle.open_ns):
-            if above.level > level:
+            if above.level >= level:
                 above.stale = True
-                above.sent = ALL_BITS if above.fixed else 0
+            if above.level > level:
+                above.sent &= above.fixed
                 self._queue(above)
-        node.closed, node.stale, node.sent = True, True, ALL_BITS
         (self.both if side == BOTH else self.sides).add(candle.open_ns, end_ns)
         return True
 

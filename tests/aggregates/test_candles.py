@@ -386,7 +386,7 @@ def test_the_candle_of_the_venue_that_agrees_closes_the_minute_before_its_time()
     candles.on_trade(trade(0, trade_id=1))
     closed = candles.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1))
     assert plain((c.side.value, c.origin) for c in closed) == [("buy", "trades"), ("both", "trades")]
-    assert candles.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1)) == ()
+    assert not candles.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1))
     assert candles.counts == Counter({"confirmed": 1})
 
 
@@ -413,7 +413,7 @@ def test_a_correction_by_the_venue_is_counted_and_reaches_the_longer_candles() -
     ]  # fmt: skip
     again = candles.on_venue_candle(corrected[0])
     assert len(again) <= 2, "our own correction, heard again, ends there"
-    assert candles.on_venue_candle(corrected[0]) == ()
+    assert not candles.on_venue_candle(corrected[0])
 
 
 def test_a_quote_volume_the_venue_only_estimates_is_not_taken_over_ours() -> None:
@@ -543,8 +543,8 @@ def test_a_quiet_minute_takes_the_flat_candle_of_the_venue_as_it_is() -> None:
 
 def test_growing_candles_of_the_venue_and_other_intervals_are_ignored() -> None:
     candles = watched()
-    assert candles.on_venue_candle(venue_candle(0, "1 1 1 1", "1", "1", 1, closed=False)) == ()
-    assert candles.on_venue_candle(replaced(venue_candle(0, "1 1 1 1", "1", "1", 1), interval_s=300)) == ()
+    assert not candles.on_venue_candle(venue_candle(0, "1 1 1 1", "1", "1", 1, closed=False))
+    assert not candles.on_venue_candle(replaced(venue_candle(0, "1 1 1 1", "1", "1", 1), interval_s=300))
     assert candles.growing(NAME, 60) is None
 
 
@@ -561,7 +561,7 @@ def test_a_trade_older_than_what_is_kept_is_reported_for_repair_and_its_candles_
     candles = watched(minutes_kept=10)
     candles.on_trade(trade(0, trade_id=1))
     candles.on_trade(trade(20, trade_id=2))
-    assert candles.on_trade(trade(3, trade_id=3)) == ()
+    assert not candles.on_trade(trade(3, trade_id=3))
     assert candles.too_late == 1
     assert candles.take_too_late() == [(NAME, MONDAY + 3 * MINUTE)]
     assert candles.take_too_late() == []
@@ -583,21 +583,46 @@ def test_an_open_gap_keeps_the_minutes_its_repair_will_need() -> None:
     assert [c.interval_s for c in mended if c.side is Side.BOTH] == [60, 300, 900, 3_600]
 
 
-def test_a_trade_inside_a_seeded_candle_is_reported_and_changes_nothing() -> None:
+def test_a_trade_inside_a_candle_whose_sides_were_seeded_is_a_repeat() -> None:
     candles = Candles()
-    stored = naive([trade(0, trade_id=1)])[60, Side.BOTH, MONDAY]
-    candles.seed([stored])
-    assert candles.on_trade(trade(0, 1, trade_id=2)) == ()
-    assert candles.take_too_late() == [(NAME, MONDAY)]
-    assert candles.counts["seeded"] == 1
+    stored = naive([trade(0, trade_id=1)])
+    candles.seed(candle for key, candle in stored.items() if key[0] == 60)
+    assert not candles.on_trade(trade(0, trade_id=1))
+    assert candles.counts == Counter({"seeded": 1})
+    assert candles.take_too_late() == [], "side BOTH is known: asking again would bring nothing new"
+    sides_only = Candles()
+    sides_only.seed([stored[60, Side.BUY, MONDAY]])
+    assert not sides_only.on_trade(trade(0, trade_id=1))
+    assert sides_only.take_too_late() == [(NAME, MONDAY)]
 
 
-def test_a_candle_of_the_venue_that_differs_from_a_seed_is_reported() -> None:
+def test_where_only_both_was_seeded_a_repair_builds_the_sides() -> None:
+    """After a restart: the venue's candles are fetched first, the trades of the pause come later."""
+    gap = Gap(NAME, "trades", MONDAY, MONDAY + 10 * MINUTE, "restart")
     candles = Candles()
-    candles.seed([naive([trade(0, trade_id=1)])[60, Side.BOTH, MONDAY]])
-    assert candles.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1)) == ()
+    trades = [trade(0, trade_id=1), trade(0, trade_id=2, side=Side.SELL, price="11"), trade(7, trade_id=3)]
+    stored = naive(trades)
+    candles.seed(c for key, c in stored.items() if key[0] <= 300 and key[1] is Side.BOTH)
+    candles.vouch(NAME, LONG_AGO, MONDAY + 10 * MINUTE, sides=False)
+    candles.on_gap(gap)
+    published: list[Candle] = []
+    for each in trades:
+        published += candles.on_trade(each)
+    published += candles.on_mended(Mended(gap, MONDAY + 10 * MINUTE))
+    published += candles.on_time("venue", MONDAY + 12 * MINUTE)
+    assert newest(published).keys() == {key for key in stored if key[0] <= 300 and key[:2] != (300, Side.BOTH)}
+    assert newest(published) == {key: stored[key] for key in newest(published)}
     assert candles.take_too_late() == []
-    assert candles.on_venue_candle(venue_candle(0, "10 11 10 10", "1", "10", 1)) == ()
+
+
+def test_a_candle_of_the_venue_that_differs_from_a_seed_corrects_the_minute_and_reports_the_longer_one() -> None:
+    candles = Candles()
+    stored = naive([trade(0, trade_id=1)])
+    candles.seed([stored[60, Side.BOTH, MONDAY], stored[300, Side.BOTH, MONDAY]])
+    assert not candles.on_venue_candle(venue_candle(0, "10 10 10 10", "1", "10", 1))
+    assert candles.take_too_late() == []
+    corrected = candles.on_venue_candle(venue_candle(0, "10 11 10 10", "1", "10", 1))
+    assert [(c.interval_s, c.high) for c in corrected] == plain([(60, Decimal(11))])
     assert candles.take_too_late() == [(NAME, MONDAY)]
 
 
