@@ -67,6 +67,13 @@ class Bounded(HttpToolsProtocol):
         self._forget_slow()
         super().connection_lost(exc)
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing more was asked: hang up, also on a client that never read its answer, whom `close` would wait for."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's signature
         """Say why this cannot be answered at all, and hang up."""
         status = self._refused or 400
