@@ -12,7 +12,7 @@ import structlog
 from openoutcry.bus import Bus
 from openoutcry.clock import NS, Clock
 from openoutcry.errors import LimitExceeded, RateLimited, Refusal, Unavailable, Unreadable, Unsupported
-from openoutcry.events import MINUTE_S, DepthDelta, DepthSnapshot, Event, open_of
+from openoutcry.events import MINUTE_S, Abandoned, DepthDelta, DepthSnapshot, Event, Gap, open_of
 from openoutcry.feed.backfill import Mender, RepairTiming, Watch
 from openoutcry.feed.catalog import Catalog
 from openoutcry.feed.dedupe import seen_for
@@ -144,6 +144,8 @@ class Desk:
         )
         self._depths: dict[str, Depth] = {}
         self._broken: set[str] = set()
+        # Streams of liquidations that do not flow, and when they last did.
+        self._deaf: dict[tuple[str, str], int] = {}
         self._renewed_ns: dict[str, int] = {}
         self._breaks = telemetry.counter("feed_depth_breaks", "Books that had to be asked for anew", ("venue",))
         self._rounds = {query: self._round(query) for query in self._polled()}
@@ -292,6 +294,7 @@ class Desk:
             carrier.followers -= 1
             if carrier.followers == 0:
                 del self._carriers[key]
+                self._deaf.pop(key, None)
                 self.sessions.remove(stream)
 
         return let_go
@@ -441,13 +444,18 @@ class Desk:
         """The stream flows."""
         if self._stopping:
             return
+        heard_ns = self._deaf.pop((stream.endpoint, stream.name), None)
+        if heard_ns is not None:
+            self._missed_liquidations(stream, heard_ns)
         for watch in self._watches_of(stream):
             self.mender.recovered(watch)
 
-    def lost(self, stream: Stream, reason: str) -> None:
+    def lost(self, stream: Stream, reason: str, heard_ns: int) -> None:
         """The stream stopped."""
         if self._stopping:
             return
+        if Feed.LIQUIDATIONS in stream.feeds:
+            self._deaf.setdefault((stream.endpoint, stream.name), heard_ns)
         if Feed.DEPTH in stream.feeds and (depth := self._depths.get(f"{self.venue.name}:{stream.symbol}")):
             depth.lose(reason)
         for watch in self._watches_of(stream):
@@ -491,6 +499,14 @@ class Desk:
             self._renewed_ns[name] = now_ns
             for stream in self._followed[name, Feed.DEPTH][1]:
                 self.sessions.renew(stream)
+
+    def _missed_liquidations(self, stream: Stream, heard_ns: int) -> None:
+        """No venue tells past liquidations: what was missed is said, and said to be lost."""
+        now_ns = self._ports.clock.now_ns()
+        names = list(self._instruments) if stream.symbol == "*" else [f"{self.venue.name}:{stream.symbol}"]
+        for name in names:
+            gap = Gap(name, str(Feed.LIQUIDATIONS), heard_ns, now_ns, "not heard")
+            self._ports.bus.publish([gap, Abandoned(gap, now_ns, "no venue tells past liquidations", final=True)])
 
     def _watches_of(self, stream: Stream) -> list[Watch]:
         if Feed.TRADES not in stream.feeds:

@@ -106,8 +106,8 @@ class Hearer(Protocol):
         """From now on what the stream says reaches us."""
         ...
 
-    def lost(self, stream: Stream, reason: str) -> None:
-        """From now on it does not."""
+    def lost(self, stream: Stream, reason: str, heard_ns: int) -> None:
+        """It does not any more; `heard_ns` is when its connection last said anything."""
         ...
 
     def refused(self, stream: Stream, reason: str) -> None:
@@ -289,7 +289,7 @@ class Line:
         if stream.name in self.wanted and not any(
             other.covers(stream.name) for other in self._links if other is not link
         ):
-            self.hearer.lost(stream, reason)
+            self.hearer.lost(stream, reason, link.received_ns)
 
     def refuse(self, stream: Stream, reason: str) -> None:
         """The venue does not serve it: go on without."""
@@ -372,7 +372,7 @@ class Link:
         self._pending: deque[tuple[set[str], bool]] = deque(maxlen=PENDING_MAX)
         self._alone: deque[str] = deque()
         self._opened_ns = 0
-        self._received_ns = 0
+        self.received_ns = 0
         self._beat_ns = 0
         self._delivered = False
         self._ready = False
@@ -400,7 +400,7 @@ class Link:
             self.reason, self.detail = "connect", str(e)
             return
         self.open = self.opened = True
-        self._opened_ns = self._received_ns = self._beat_ns = self._clock.now_ns()
+        self._opened_ns = self.received_ns = self._beat_ns = self._clock.now_ns()
         self.work.set()
         parts = [
             asyncio.create_task(part, name=f"{line.venue.name}/{line.endpoint} {what}")
@@ -451,7 +451,7 @@ class Link:
         hear, take = self._line.hearer.hear, self._line.hearer.events
         now_ns, endpoint, heard = self._clock.now_ns, self._line.endpoint, self._heard
         async for frame in socket:
-            received_ns = self._received_ns = now_ns()
+            received_ns = self.received_ns = now_ns()
             said = hear(endpoint, frame, received_ns)
             if not said:
                 continue
@@ -624,7 +624,7 @@ class Link:
         while True:
             await self._clock.sleep(TICK_S)
             now_ns = self._clock.now_ns()
-            if now_ns - self._received_ns > silence_s * NS:
+            if now_ns - self.received_ns > silence_s * NS:
                 self.reason, self.detail = "silent", f"nothing for {silence_s:g} s"
                 return
             self._beat(now_ns)
@@ -637,7 +637,7 @@ class Link:
         heartbeat = self._limits.heartbeat
         if heartbeat is None:
             return
-        since_ns = max(self._received_ns, self._beat_ns) if heartbeat.idle else self._beat_ns
+        since_ns = max(self.received_ns, self._beat_ns) if heartbeat.idle else self._beat_ns
         if now_ns - since_ns >= heartbeat.every_s * NS:
             self._beat_ns = now_ns
             self._say(heartbeat.frame)

@@ -8,7 +8,7 @@ import pytest
 
 from openoutcry.clock import NS
 from openoutcry.errors import LimitExceeded, Unsupported
-from openoutcry.events import Gap, Liquidation, Mended, Quote, Trade
+from openoutcry.events import Abandoned, Gap, Liquidation, Mended, Quote, Trade
 from openoutcry.feed import session
 from openoutcry.venues.venue import Feed, Heartbeat, Rate
 
@@ -342,3 +342,24 @@ async def test_quotes_pass_untouched(rig: Any) -> None:
     await rig.run()
     assert len(rig.of(Quote)) == 2
     assert rig.feed.followed("toy:AAA", Feed.QUOTES)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+async def test_liquidations_that_nobody_heard_are_a_gap_that_nobody_can_mend(rig: Any, everything: bool) -> None:
+    rig.follow("AAA", Feed.LIQUIDATIONS, Feed.QUOTES)
+    if everything:
+        rig.feed.follow_all("toy", Feed.LIQUIDATIONS)
+        rig.follow("BBB", Feed.QUOTES)
+    await rig.run(1)
+    heard_ns = rig.clock.now_ns()
+    for socket in rig.world.live:
+        socket.say({"quote": "AAA"})
+    await rig.run(5)
+    rig.world.live[0].cut()
+    await rig.run(5)
+    gap = rig.of(Gap)[0]
+    assert (gap.of, gap.start_ns) == ("liquidations", heard_ns)
+    assert heard_ns + 5 * NS < gap.end_ns <= rig.clock.now_ns()
+    assert rig.of(Abandoned)[0] == Abandoned(gap, gap.end_ns, "no venue tells past liquidations", final=True)
+    assert len(rig.of(Gap, "BBB")) == int(everything)
+    assert not rig.of(Mended)
