@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import structlog
 
 from openoutcry.api.asgi import HttpServer
 
@@ -174,7 +175,9 @@ async def test_a_preflight_allows_all_methods_and_headers(served: Any) -> None:
 
 async def test_a_fault_of_ours_is_500_without_a_word_about_it_and_keeps_the_connection(served: Any) -> None:
     served.market.fails = RuntimeError("secret")
-    answer = await served.get("/binance/oi/BTCUSDT", headers={"Origin": ORIGIN})
+    with structlog.testing.capture_logs() as said:
+        answer = await served.get("/binance/oi/BTCUSDT", headers={"Origin": ORIGIN})
+    assert [(line["event"], line["path"]) for line in said] == [("request failed", "/binance/oi/BTCUSDT")]
     assert (answer.status_code, answer.json()) == (500, {"detail": "Internal server error"})
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert answer.headers["x-request-id"]

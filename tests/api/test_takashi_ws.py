@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from openoutcry.clock import NS
@@ -286,7 +287,9 @@ async def test_an_unknown_path_is_refused_at_the_handshake(served: Any) -> None:
 
 async def test_a_fault_of_ours_closes_with_1011(served: Any) -> None:
     served.market.fails = RuntimeError("broken on purpose")
-    assert await closing(served, "/ws/binance/BTCUSDT/ohlc") == (1011, "Internal error")
+    with structlog.testing.capture_logs() as said:
+        assert await closing(served, "/ws/binance/BTCUSDT/ohlc") == (1011, "Internal error")
+    assert [line["event"] for line in said] == ["connection failed"]
 
 
 # What clients send
