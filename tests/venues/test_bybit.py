@@ -6,6 +6,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from openoutcry import errors
 from openoutcry.events import (
@@ -61,10 +63,13 @@ def _instrument(symbol: str, *, inverse: bool = False) -> Instrument:
     )
 
 
+LISTING = (_instrument("BTCUSDT"), _instrument("BTCUSD", inverse=True))
+
+
 @pytest.fixture
 def bybit() -> Bybit:
     venue = Bybit()
-    venue.learn([_instrument("BTCUSDT"), _instrument("BTCUSD", inverse=True)])
+    venue.learn(LISTING)
     return venue
 
 
@@ -876,3 +881,129 @@ def test_a_ban_lasts_ten_minutes_and_a_pause_as_long_as_the_venue_says(bybit: By
         bybit.page(ask, _answer({}, code=10006, text="Too many visits!", x_bapi_limit_reset_timestamp=reset))
     assert (pause.value.banned, pause.value.retry_s) == (False, 2.5)
     assert bybit.page(ask, _answer({"timeSecond": "1688639403", "timeNano": "1688639403423213947"})) == Page(events=())
+
+
+def _leaves(value: Any) -> list[tuple[Any, Any]]:
+    rows = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found: list[tuple[Any, Any]] = []
+    for name, inner in rows:
+        found += [(value, name), *(_leaves(inner) if isinstance(inner, dict | list) else ())]
+    return found
+
+
+# Values that look nearly right, so that most of them come past the first check.
+VALUES = st.one_of(
+    st.sampled_from(
+        [
+            "NaN",
+            "sNaN",
+            "-Infinity",
+            "0",
+            "-0",
+            "-1",
+            "1e308",
+            "1e-400",
+            "1e999999",
+            "9" * 40,
+            "9" * 17,
+            "",
+            " 1",
+            "1_0",
+            "buy",
+        ]
+    ),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.none(),
+    st.booleans(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def _sound(event: object) -> bool:
+    """No event may carry what is no number, or a price or size that cannot be."""
+    for name in getattr(event, "__struct_fields__", ()):
+        value = getattr(event, name)
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            return False  # no store could hold it
+        if isinstance(value, Decimal):
+            signed = name == "rate"
+            if not value.is_finite() or (value < 0 and not signed) or (name == "price" and not value):
+                return False
+    return True
+
+
+FRAMES = [
+    _frame("publicTrade.BTCUSDT", [_trade(), _trade()]),
+    _frame("publicTrade.BTCUSD", [_trade(v="500")]),
+    _frame(
+        "kline.1.BTCUSDT",
+        [
+            {
+                "start": 1672324800000,
+                "interval": "1",
+                "open": "2",
+                "close": "2",
+                "high": "3",
+                "low": "1",
+                "volume": "7",
+                "turnover": "5",
+                "confirm": True,
+            }
+        ],
+    ),
+    _frame("orderbook.50.BTCUSDT", _book([["1", "2"]], [["3", "4"]], 5), type="delta", cts=1672304484976),
+    _frame("orderbook.1.BTCUSD", _book([["1", "2"]], [["3", "4"]], 5, "BTCUSD")),
+    _frame("tickers.BTCUSDT", WHOLE),
+    _frame("tickers.BTCUSD", WHOLE),
+    _frame("allLiquidation.BTCUSD", [{"T": 1739502302929, "S": "Buy", "v": "1500", "p": "60000"}]),
+    b'{"success":true,"ret_msg":"subscribe","conn_id":"a","req_id":"1","op":"subscribe"}',
+]
+ANSWERS: dict[Query, Any] = {
+    Query.INSTRUMENTS: {"list": [_listed("BTCUSDT"), _listed("ETHUSDT")], "nextPageCursor": ""},
+    Query.CANDLES: {"symbol": "BTCUSDT", "list": [["1699999980000", "2", "3", "1", "2", "7", "5"]]},
+    Query.TRADES: {"list": _past(2)},
+    Query.OPEN_INTEREST_HISTORY: {"list": [{"openInterest": "4", "timestamp": "1699999800000"}]},
+    Query.FUNDING_HISTORY: {"list": [{"fundingRate": "0.1", "fundingRateTimestamp": "1699999200000"}]},
+    Query.TICKERS: {"list": TICKERS["linear"]},
+    Query.OPEN_INTEREST: {"list": TICKERS["linear"]},
+    Query.FUNDING: {"list": TICKERS["linear"]},
+}
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_frame_with_one_wrong_value_is_refused_or_still_makes_sense(data: st.DataObject) -> None:
+    venue = Bybit()
+    venue.learn(LISTING)
+    message = json.loads(data.draw(st.sampled_from(FRAMES)))
+    holder, name = data.draw(st.sampled_from(_leaves(message)))
+    holder[name] = data.draw(VALUES)
+    try:
+        said = venue.decode(json.dumps(message, separators=(",", ":")).encode(), 7)
+    except errors.Unreadable:
+        return
+    assert all(_sound(event) for event in said)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_an_answer_with_one_wrong_value_is_refused_in_our_words_or_still_makes_sense(data: st.DataObject) -> None:
+    venue = Bybit()
+    venue.learn(LISTING)
+    query = data.draw(st.sampled_from(list(ANSWERS)))
+    message = json.loads(_answer(ANSWERS[query]).body)
+    holder, name = data.draw(st.sampled_from(_leaves(message)))
+    holder[name] = data.draw(VALUES)
+    ask = Ask(query=query, symbol=LISTING[0].symbol, interval_s=60, newest=True, limit=5)
+    if query is Query.OPEN_INTEREST_HISTORY:
+        ask = Ask(query=query, symbol=LISTING[0].symbol, interval_s=300, newest=True, limit=5)
+    if query is Query.INSTRUMENTS:
+        ask = Ask(query=query)
+    try:
+        page = venue.page(ask, _answer(json.dumps(message).encode()))
+    except (errors.Unreadable, errors.Refusal):
+        return
+    assert all(_sound(event) for event in [*page.events, *page.instruments])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from openoutcry import errors
 from openoutcry.events import (
@@ -90,9 +92,9 @@ def _trade(**changes: Any) -> dict[str, Any]:
     return {**row, "ts": "1630048897897", "count": "1", "source": "0", **changes}
 
 
-def _answer(data: Any, *, status: int = 200, code: str = "0", now_ns: int = NOW_NS, **headers: str) -> Answer:
-    body = data if isinstance(data, bytes) else json.dumps({"code": code, "msg": "said", "data": data}).encode()
-    return Answer(status, {k.replace("_", "-"): v for k, v in headers.items()}, body, now_ns)
+def _answer(data: Any, *, status: int = 200, code: str = "0", text: str = "", **headers: str) -> Answer:
+    body = data if isinstance(data, bytes) else json.dumps({"code": code, "msg": text, "data": data}).encode()
+    return Answer(status, {k.replace("_", "-"): v for k, v in headers.items()}, body, NOW_NS)
 
 
 def test_okx_is_registered_and_a_venue() -> None:
@@ -711,6 +713,8 @@ def test_tickers_of_all_types_are_told_in_coins_and_quote(okx: Okx) -> None:
     ("answer", "refusal"),
     [
         (_answer([], code="51001"), errors.UnknownInstrument),
+        (_answer([], code="51000", text="Parameter instId error", status=400), errors.UnknownInstrument),
+        (_answer([], code="51000", text="Parameter bar error", status=400), errors.Unavailable),
         (_answer([], code="50011", status=429), errors.RateLimited),
         (_answer([], code="50011"), errors.RateLimited),
         (_answer(b"slow down", status=429), errors.RateLimited),
@@ -808,3 +812,171 @@ def _checksum(bids: dict[Decimal, Decimal], asks: dict[Decimal, Decimal]) -> int
             parts += [format(number, "f") for number in side[place]] if place < len(side) else []
     unsigned = zlib.crc32(":".join(parts).encode())
     return unsigned - (1 << 32) if unsigned >= 1 << 31 else unsigned
+
+
+def _leaves(value: Any) -> list[tuple[Any, Any]]:
+    rows = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found: list[tuple[Any, Any]] = []
+    for name, inner in rows:
+        found += [(value, name), *(_leaves(inner) if isinstance(inner, dict | list) else ())]
+    return found
+
+
+# Values that look nearly right, so that most of them come past the first check.
+VALUES = st.one_of(
+    st.sampled_from(
+        [
+            "NaN",
+            "sNaN",
+            "-Infinity",
+            "0",
+            "-0",
+            "-1",
+            "1e308",
+            "1e-400",
+            "1e999999",
+            "9" * 40,
+            "9" * 17,
+            "",
+            " 1",
+            "1_0",
+            "buy",
+        ]
+    ),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.none(),
+    st.booleans(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def _sound(event: object) -> bool:
+    """No event may carry what is no number, or a price or size that cannot be."""
+    for name in getattr(event, "__struct_fields__", ()):
+        value = getattr(event, name)
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            return False  # no store could hold it
+        if isinstance(value, Decimal):
+            signed = name == "rate"
+            if not value.is_finite() or (value < 0 and not signed) or (name == "price" and not value):
+                return False
+    return True
+
+
+FRAMES = [
+    _frame("trades-all", "BTC-USDT", _trade(), _trade()),
+    _frame("trades-all", "BTC-USD-SWAP", _trade(sz="5")),
+    _frame("candle1m", "BTC-USDT", ["1597026360000", "2", "3", "1", "2", "7", "5", "5", "1"]),
+    _frame(
+        "bbo-tbt",
+        "BTC-USD-SWAP",
+        {"asks": [["3", "4", "0", "2"]], "bids": [["1", "2", "0", "2"]], "ts": "5", "seqId": 6},
+    ),
+    _frame(
+        "books",
+        "BTC-USDT",
+        {"asks": [["3", "4", "0", "2"]], "bids": [], "ts": "5", "seqId": 6, "prevSeqId": 5, "checksum": 9},
+        action="update",
+    ),
+    _frame(
+        "tickers",
+        "BTC-USD-SWAP",
+        {"instId": "BTC-USD-SWAP", "ts": "5", "bidPx": "1", "bidSz": "2", "askPx": "3", "askSz": "4"},
+    ),
+    _frame("open-interest", "BTC-USDT-SWAP", {"oi": "100", "oiCcy": "1", "oiUsd": "26500", "ts": "1597026360000"}),
+    _frame(
+        "funding-rate",
+        "BTC-USDT-SWAP",
+        {
+            "fundingRate": "0.1",
+            "fundingTime": "1597026360000",
+            "nextFundingTime": "1597126360000",
+            "ts": "1597026300000",
+        },
+    ),
+    _frame("mark-price", "BTC-USDT-SWAP", {"markPx": "4", "ts": "1597026360000"}),
+    json.dumps(
+        {
+            "arg": {"channel": "liquidation-orders", "instType": "SWAP"},
+            "data": [
+                {
+                    "instId": "BTC-USD-SWAP",
+                    "details": [{"side": "buy", "bkPx": "0.5", "sz": "13", "ts": "1692266434010"}],
+                }
+            ],
+        }
+    ).encode(),
+    b'{"event":"error","code":"60018","msg":"channel:trades,instId:X-Y doesn\'t exist","arg":{"channel":"trades"}}',
+]
+ANSWERS: dict[Query, Any] = {
+    Query.INSTRUMENTS: [
+        {"instId": "BTC-USDT", "instType": "SPOT", "state": "live", "tickSz": "0.1", "lotSz": "0.1", "listTime": "5"},
+        {
+            "instId": "BTC-USDT-SWAP",
+            "instType": "SWAP",
+            "state": "live",
+            "tickSz": "0.1",
+            "lotSz": "0.1",
+            "ctVal": "0.01",
+            "ctMult": "1",
+            "ctType": "linear",
+        },
+    ],
+    Query.CANDLES: [["1699999980000", "2", "3", "1", "2", "7", "5", "5", "1"]],
+    Query.TRADES: [_trade(tradeId="2"), _trade(tradeId="1")],
+    Query.OPEN_INTEREST: [{"oi": "100", "oiCcy": "1", "oiUsd": "26500", "ts": "1597026360000"}],
+    Query.OPEN_INTEREST_HISTORY: [["1699999800000", "100", "1", "26500"]],
+    Query.FUNDING: [{"fundingRate": "0.1", "fundingTime": "1597026360000", "nextFundingTime": "1597126360000"}],
+    Query.FUNDING_HISTORY: [{"fundingRate": "0.1", "realizedRate": "0.1", "fundingTime": "1699999200000"}],
+    Query.TICKERS: [
+        {
+            "instId": "BTC-USDT",
+            "last": "2",
+            "open24h": "2",
+            "high24h": "3",
+            "low24h": "1",
+            "vol24h": "7",
+            "volCcy24h": "9",
+            "ts": "1597026360000",
+        }
+    ],
+}
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_frame_with_one_wrong_value_is_refused_or_still_makes_sense(data: st.DataObject) -> None:
+    venue = Okx()
+    venue.learn(LISTING)
+    message = json.loads(data.draw(st.sampled_from(FRAMES)))
+    holder, name = data.draw(st.sampled_from(_leaves(message)))
+    holder[name] = data.draw(VALUES)
+    try:
+        said = venue.decode(json.dumps(message, separators=(",", ":")).encode(), 7)
+    except errors.Unreadable:
+        return
+    assert all(_sound(event) for event in said)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_an_answer_with_one_wrong_value_is_refused_in_our_words_or_still_makes_sense(data: st.DataObject) -> None:
+    venue = Okx()
+    venue.learn(LISTING)
+    query = data.draw(st.sampled_from(list(ANSWERS)))
+    message = json.loads(_answer(ANSWERS[query]).body)
+    holder, name = data.draw(st.sampled_from(_leaves(message)))
+    holder[name] = data.draw(VALUES)
+    ask = Ask(query=query, symbol=LISTING[0].symbol, interval_s=60, newest=True, limit=5)
+    if query is Query.OPEN_INTEREST_HISTORY:
+        ask = Ask(query=query, symbol=LISTING[0].symbol, interval_s=300, newest=True, limit=5)
+    if query is Query.INSTRUMENTS:
+        ask = Ask(query=query)
+    try:
+        page = venue.page(ask, _answer(json.dumps(message).encode()))
+    except (errors.Unreadable, errors.Refusal):
+        return
+    assert all(_sound(event) for event in [*page.events, *page.instruments])
