@@ -615,6 +615,17 @@ def test_where_only_both_was_seeded_a_repair_builds_the_sides() -> None:
     assert candles.take_too_late() == []
 
 
+def test_a_seeded_candle_stands_whatever_is_seen_inside_it() -> None:
+    candles = Candles()
+    stored = naive([trade(0, trade_id=1), trade(1, trade_id=2)])
+    candles.seed([stored[300, Side.BOTH, MONDAY]])
+    candles.on_trade(trade(1, trade_id=2))
+    candles.on_trade(trade(6, trade_id=3))
+    grown = candles.growing(NAME, 3_600, partial=True)
+    assert grown is not None
+    assert grown.trades == 3
+
+
 def test_a_candle_of_the_venue_that_differs_from_a_seed_corrects_the_minute_and_reports_the_longer_one() -> None:
     candles = Candles()
     stored = naive([trade(0, trade_id=1)])
