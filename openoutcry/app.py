@@ -58,7 +58,7 @@ WARM_AT_ONCE_MAX = 8
 # A venue that was busy is asked again after so long, then after twice as long, ...
 WARM_AGAIN_S = 20.0
 WARM_TRIES_MAX = 8
-READY_S_MAX = 30.0
+READY_S_MAX = 10.0
 SPOT_FEEDS = frozenset({words.Feed.TRADES, words.Feed.CANDLES, words.Feed.QUOTES, words.Feed.DEPTH})
 
 log = structlog.get_logger()
@@ -237,7 +237,7 @@ class Server:
             checks={"store": self._store_well, "venues": self._venues_well, "server": lambda: self._failed},
             body_bytes_max=config.limits.body_bytes_max,
         )
-        web = HttpServer(app, *address(config.http))
+        web = HttpServer(app, *address(config.http), trusted_proxies=config.limits.trusted_proxies)
         rpc = RpcServer(
             [service for dialect in dialects for service in dialect.services()], *address(config.grpc), tls=_tls(config)
         )

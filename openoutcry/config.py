@@ -79,7 +79,7 @@ class CandlesConfig(_Part):
 
     grace_s: float = Field(1.0, ge=0, description="A candle closes when its venue's event time is so far past its end.")
     minutes_kept: int = Field(
-        180, ge=10, description="Closed minutes an instrument keeps for late trades; older ones are fetched instead."
+        60, ge=10, description="Closed minutes an instrument keeps for late trades; older ones are fetched instead."
     )
 
 
@@ -149,6 +149,9 @@ class LimitsConfig(_Part):
     requests_per_s: float = Field(50.0, gt=0, description="Requests a second from one address.")
     requests_burst: int = Field(200, gt=0, description="Requests one address may send at once.")
     loopback: bool = Field(default=False, description="Whether the limits also hold for callers on this machine.")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="Addresses of proxies before us, whose X-Forwarded-For says who is calling."
+    )
     body_bytes_max: int = Field(1_048_576, gt=0, description="Largest request body.")
     sockets_max: int = Field(10_000, gt=0, description="Most open WebSockets.")
     sockets_per_address_max: int = Field(200, gt=0, description="Most open WebSockets from one address.")
@@ -163,7 +166,6 @@ class LimitsConfig(_Part):
 class TakashiConfig(_Part):
     """The TAKASHI dialect."""
 
-    on: bool = Field(default=True, description="Whether it is served.")
     large_trade_usd: float = Field(
         100_000.0, ge=0, description="Least value of a trade on the per-symbol large trade streams."
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,15 @@ def test_every_exchange_serves_candles(client: httpx2.Client, exchange: str) -> 
 def test_every_page_answers(client: httpx2.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_a_page_needs_nothing_from_elsewhere(client: httpx2.Client, page: str) -> None:
+    html = client.get(page).text
+    parts = re.findall(r"""(?:src|href)=["']([^"']+)""", html)
+    assert parts
+    assert all(part.startswith("/") for part in parts), parts
+    assert all(client.get(part).status_code == 200 for part in parts)
 
 
 def test_all_venues_are_healthy(client: httpx2.Client) -> None:
