@@ -5,14 +5,15 @@ leaves takes off exactly what it brought.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from operator import attrgetter
 
 import msgspec
 
 from openoutcry.aggregates.bars import ZERO
 from openoutcry.aggregates.exact import SUM
-from openoutcry.events import NS, Candle, Side, Ticker
+from openoutcry.events import MINUTE_S, NS, Candle, Side, Ticker
 
 MINUTE_NS = 60 * NS
 DAY_MINUTES = 1_440
@@ -32,7 +33,7 @@ class Tickers:
 
     def on_candle(self, candle: Candle) -> None:
         """Take a closed minute; again with the same opening, it replaces what was said of it before."""
-        if candle.interval_s != 60 or candle.side is not Side.BOTH or not candle.closed:
+        if candle.interval_s != MINUTE_S or candle.side is not Side.BOTH or not candle.closed:
             return
         day = self._open(candle.instrument, candle.open_ns)
         if day is not None:
@@ -40,10 +41,14 @@ class Tickers:
 
     def seed(self, candles: Iterable[Candle], *, since_ns: int) -> None:
         """Take the closed minutes of one instrument from before; all of them are given from `since_ns` on."""
+        told: dict[str, list[_Minute]] = {}
         for candle in candles:
-            self.on_candle(candle)
-            day = self._days.get(candle.instrument)
+            if candle.interval_s == MINUTE_S and candle.side is Side.BOTH and candle.closed:
+                told.setdefault(candle.instrument, []).append(_minute(candle))
+        for instrument, minutes in told.items():
+            day = self._open(instrument, since_ns)
             if day is not None:
+                day.take(minutes)
                 day.since_ns = min(day.since_ns, since_ns)
 
     def ticker(
@@ -123,12 +128,28 @@ class _Day:
         elif minute.open_ns == last.open_ns:
             self.last = minute
         elif minute.open_ns > last.open_ns - DAY_MINUTES * MINUTE_NS:
-            # Rare enough to count everything again.
-            minutes = {known.open_ns: known for known in map(_DECODER.decode, self.older)}
-            minutes[minute.open_ns] = minute
-            self._clear()
-            for _, known in sorted(minutes.items()):
-                self._push(known)
+            self._merge([minute])
+
+    def take(self, minutes: Iterable[_Minute]) -> None:
+        """Remember many, in any order; of two with the same opening the later given."""
+        newest = self.last
+        start_ns = 0 if newest is None else newest.open_ns - (DAY_MINUTES - 1) * MINUTE_NS
+        given = sorted(minutes, key=attrgetter("open_ns"))
+        self._merge([each for each in given if newest is not None and start_ns <= each.open_ns < newest.open_ns])
+        for each in given:
+            if newest is None or each.open_ns >= newest.open_ns:
+                self.put(each)
+
+    def _merge(self, minutes: Sequence[_Minute]) -> None:
+        """Put minutes among the older ones. Everything is counted again: once, however many they are."""
+        if not minutes:
+            return
+        known = {each.open_ns: each for each in map(_DECODER.decode, self.older)}
+        known.update((each.open_ns, each) for each in minutes)
+        self.since_ns = min(self.since_ns, minutes[0].open_ns)
+        self._clear()
+        for _, each in sorted(known.items()):
+            self._push(each)
 
     def forget(self, start_ns: int) -> None:
         """Take off every minute that opened before `start_ns`."""
