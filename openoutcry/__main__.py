@@ -16,7 +16,7 @@ from openoutcry import __version__
 from openoutcry.config import BadConfig, Config, described, load
 from openoutcry.errors import Refusal
 
-STOP_S_MAX = 4.5  # a signal ends the server within five seconds, whatever hangs
+STOP_S_MAX = 3.5  # a signal ends the server within five seconds, whatever hangs
 PROGRESS_S = 1.0
 
 app = typer.Typer(

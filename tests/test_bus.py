@@ -11,7 +11,7 @@ def mark(instrument: str, price: str = "1") -> MarkPrice:
 
 
 def test_a_listener_hears_its_type_and_no_other() -> None:
-    bus, heard = Bus(), []
+    bus, heard = Bus(), list[MarkPrice]()
     bus.listen(MarkPrice, heard.append)
     quote = Quote("a:X", 1, 1, None, None, None, None)
     bus.publish([quote, mark("a:X")])
@@ -19,7 +19,7 @@ def test_a_listener_hears_its_type_and_no_other() -> None:
 
 
 def test_a_listener_of_a_topic_hears_that_instrument_only() -> None:
-    bus, heard = Bus(), []
+    bus, heard = Bus(), list[MarkPrice]()
     bus.listen(MarkPrice, heard.append, "a:X")
     bus.publish([mark("a:Y"), mark("a:X")])
     assert heard == [mark("a:X")]
@@ -28,7 +28,7 @@ def test_a_listener_of_a_topic_hears_that_instrument_only() -> None:
 
 
 def test_listeners_are_called_in_the_order_they_came() -> None:
-    bus, order = Bus(), []
+    bus, order = Bus(), list[str]()
     bus.listen(MarkPrice, lambda _: order.append("first"))
     bus.listen(MarkPrice, lambda _: order.append("second"))
     bus.publish([mark("a:X")])
@@ -36,7 +36,7 @@ def test_listeners_are_called_in_the_order_they_came() -> None:
 
 
 def test_who_stops_listening_hears_nothing_more_and_leaves_nothing_behind() -> None:
-    bus, heard = Bus(), []
+    bus, heard = Bus(), list[MarkPrice]()
     stops = [bus.listen(MarkPrice, heard.append), bus.listen(MarkPrice, heard.append, "a:X")]
     for stop in stops:
         stop()
@@ -47,7 +47,7 @@ def test_who_stops_listening_hears_nothing_more_and_leaves_nothing_behind() -> N
 
 
 def test_a_listener_that_fails_costs_the_others_nothing() -> None:
-    bus, heard = Bus(), []
+    bus, heard = Bus(), list[MarkPrice]()
 
     def fails(_: MarkPrice) -> None:
         raise ValueError("a fault of a listener")
