@@ -283,11 +283,17 @@ def _announce(ready: dict[str, Any], *, as_json: bool, simulated: bool) -> None:
         "Try, in another terminal:\n\n"
         f"  curl '{url}/binance/ohlc/BTCUSDT/1m?limit=3'\n"
         f"  curl '{url}/multi/ohlc/BTCUSDT/5m?limit=1'\n"
-        f"  python -m websockets ws{url.removeprefix('http')}/ws/binance/BTCUSDT/ohlc?interval=1m\n\n"
+        f"  {_python()} -m websockets ws{url.removeprefix('http')}/ws/binance/BTCUSDT/ohlc?interval=1m\n\n"
         "Ctrl-C stops it.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _python() -> str:
+    """How to start this Python from here, as short as it can be typed."""
+    python, here = Path(sys.executable), Path.cwd()
+    return str(python.relative_to(here)) if python.is_relative_to(here) else str(python)
 
 
 async def _within(seconds: float, stop: Callable[[], Awaitable[None]]) -> None:
