@@ -109,6 +109,14 @@ def test_a_page_needs_nothing_from_elsewhere(client: httpx2.Client, page: str) -
     assert all(client.get(part).status_code == 200 for part in parts)
 
 
+def test_every_metric_that_the_documents_name_is_there(client: httpx2.Client) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text("utf-8")
+    named = set(re.findall(r"openoutcry_\w+", page)) - {"openoutcry_data"}
+    told = client.get("/metrics").text
+    assert named
+    assert [name for name in sorted(named) if name not in told] == []
+
+
 def test_all_venues_are_healthy(client: httpx2.Client) -> None:
     health = client.get("/health").json()
     assert health["status"] == "healthy"
