@@ -178,6 +178,10 @@ class Server:
         """Where everything is; keys come with accounts."""
         return {"http": f"http://{self._http_at}", "grpc": self._grpc_at, "keys": []}
 
+    def silent(self) -> list[str]:
+        """Venues that are on and were not heard yet."""
+        return sorted(name for name, state in self.feed.venues().items() if not state.alive)
+
     # -- parts, in the order data flows
 
     def _store(self) -> SqlSeries:
@@ -300,7 +304,8 @@ class Server:
             try:
                 return await self.market.instruments(name)
             except Unavailable as e:
-                log.warning("no listing yet", venue=name, error=e.text, retry_s=wait_s)
+                # The feed has said so already.
+                log.debug("no listing yet", venue=name, error=e.text, retry_s=wait_s)
             await self._world.clock.sleep(wait_s)
             wait_s = min(wait_s * 2, self._config.feed.backoff_s_max)
 
@@ -326,7 +331,7 @@ class Server:
     async def _heard(self) -> None:
         """Return when every venue that is on was heard, or after a while: a venue that is down must not stop a start."""
         waited_s = 0.0
-        while waited_s < READY_S_MAX and not all(state.alive for state in self.feed.venues().values()):
+        while waited_s < READY_S_MAX and self.silent():
             await self._world.clock.sleep(0.05)
             waited_s += 0.05
 
@@ -365,7 +370,7 @@ class Server:
 async def record(world: Outside, venue: str, folder: Path, told: Callable[[Recorder], None], every_s: float) -> None:
     """Write what `venue` sends into `folder` until cancelled: all feeds of its configured instruments, and its listing.
 
-    `told` hears how it goes every `every_s`. Raises UnknownVenue, Unavailable; OSError where the disk does not take it.
+    `told` hears how it goes every `every_s`, and how it ended. Raises UnknownVenue, Unavailable; OSError where the disk does not take it.
     """
     access = accesses(world.config).get(venue)
     if access is None:
@@ -380,7 +385,7 @@ async def record(world: Outside, venue: str, folder: Path, told: Callable[[Recor
         telemetry=Telemetry(),
         chance=random.Random(),  # noqa: S311 - jitter is no secret
         numbers=_feed_numbers(world.config),
-        on_frame=lambda _venue, endpoint, received_ns, frame: recorder.frame(endpoint, received_ns, frame),
+        taps={venue: recorder},
     )
 
     async def tell() -> None:
@@ -400,6 +405,8 @@ async def record(world: Outside, venue: str, folder: Path, told: Callable[[Recor
     finally:
         await feed.stop()
         await recorder.close()
+        # What was written last is told too.
+        told(recorder)
 
 
 def accesses(config: Config) -> dict[str, Access]:

@@ -3,6 +3,9 @@
 Pure. How deltas chain differs by venue, and the events say which way: with `previous_seq` each must name the one before
 it (Binance futures, OKX, Bybit), without it each must begin where the last ended (Binance spot). A delta that does not
 fit, a checksum that differs, or a book that crosses itself breaks the depth: it is empty until a snapshot comes.
+
+A snapshot that was asked for beside the stream may be older or newer than the deltas that came meanwhile: those wait,
+and join it. A snapshot that the stream itself tells holds all that was told before it.
 """
 
 from bisect import bisect_left
@@ -33,15 +36,16 @@ class Outcome(Enum):
 
 
 class Depth:
-    """Bids and asks of one instrument."""
+    """Bids and asks of one instrument; `streamed` where its snapshots come in the stream of its deltas."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, streamed: bool = False) -> None:
         self.seq: int | None = None
         self.event_ns = 0
         self.why = ""
         self._bids = _Side()
         self._asks = _Side()
         self._fresh = False
+        self._streamed = streamed
         self._waiting: deque[DepthDelta] = deque(maxlen=WAITING_MAX)
 
     def bids(self, count: int) -> Sequence[Level]:
@@ -64,16 +68,18 @@ class Depth:
         return Outcome.BROKEN
 
     def _replace(self, snapshot: DepthSnapshot) -> Outcome:
-        waiting = list(self._waiting)
+        waiting = deque[DepthDelta]() if self._streamed else self._waiting.copy()
         self._waiting.clear()
         self._bids, self._asks = _Side(snapshot.bids), _Side(snapshot.asks)
         self.seq, self.event_ns, self._fresh = snapshot.seq, snapshot.event_ns, True
         outcome = self._judge(snapshot.checksum)
-        for delta in waiting:
-            if outcome is Outcome.BROKEN:
-                return outcome
-            outcome = self._change(delta)
-        return Outcome.BROKEN if outcome is Outcome.BROKEN else Outcome.APPLIED
+        while waiting and outcome is not Outcome.BROKEN:
+            outcome = self._change(waiting.popleft())
+        if outcome is not Outcome.BROKEN:
+            return Outcome.APPLIED
+        # A snapshot older than what waits, or a hole in it: the rest may join the next one.
+        self._waiting.extend(waiting)
+        return outcome
 
     def _change(self, delta: DepthDelta) -> Outcome:
         if self.seq is None:
@@ -84,7 +90,9 @@ class Depth:
         if delta.seq <= self.seq and not recounted:
             return Outcome.OLD
         if not self._follows(delta):
-            return self.lose(f"{delta.previous_seq or delta.first_seq} does not follow {self.seq}")
+            self.lose(f"{delta.previous_seq or delta.first_seq} does not follow {self.seq}")
+            self._waiting.append(delta)
+            return Outcome.BROKEN
         self._bids.change(delta.bids)
         self._asks.change(delta.asks)
         self._bids.trim(lowest=True)

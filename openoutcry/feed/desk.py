@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -16,7 +16,8 @@ from openoutcry.events import MINUTE_S, Abandoned, DepthDelta, DepthSnapshot, Ev
 from openoutcry.feed.backfill import Mender, RepairTiming, Watch
 from openoutcry.feed.catalog import Catalog
 from openoutcry.feed.dedupe import seen_for
-from openoutcry.feed.depth import Depth, Outcome
+from openoutcry.feed.depth import Depth
+from openoutcry.feed.depths import Depths
 from openoutcry.feed.gate import Gate, Pools
 from openoutcry.feed.intake import Intake
 from openoutcry.feed.polls import POLLED, PollTiming, Round
@@ -32,14 +33,31 @@ PAGES_MAX = 20_000
 # Times a page's plea to slow down is waited out before the asker hears of it.
 PLEAS_MAX = 2
 FLUSH_S = 1.0
-# A book that broke is asked for anew, but not more often than this.
-DEPTH_RENEWAL_S = 10.0
 ALIVE_S = 60.0
 
 log = structlog.get_logger()
 
 Resume = Callable[[str], tuple[int | str | None, int | None] | None]
-OnFrame = Callable[[str, str, int, bytes], None]
+
+
+class Tap(Protocol):
+    """Who hears all that passes between us and one venue, as it was; every call must be quick."""
+
+    def frame(self, endpoint: str, received_ns: int, frame: bytes) -> None:
+        """The venue said that."""
+        ...
+
+    def opened(self, endpoint: str, received_ns: int) -> None:
+        """The only connection to that endpoint was opened: what deltas were built on before is void."""
+        ...
+
+    def sent(self, endpoint: str, at_ns: int, frame: bytes) -> None:
+        """We said that."""
+        ...
+
+    def told(self, request: Request, received_ns: int, body: bytes) -> None:
+        """Its REST side answered that, and its frames cannot be understood without."""
+        ...
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -73,7 +91,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     telemetry: Telemetry
     chance: random.Random
     resume: Resume
-    on_frame: OnFrame | None
+    taps: Mapping[str, Tap]
     spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
@@ -98,6 +116,7 @@ class Desk:
         self._followed: dict[tuple[str, Feed], tuple[int, tuple[Stream, ...]]] = {}
         self._instruments: dict[str, tuple[Instrument, int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._tap = ports.taps.get(venue.name)
         self._reason = ""
         self._stopping = False
         clock, telemetry, chance = ports.clock, ports.telemetry, ports.chance
@@ -142,12 +161,18 @@ class Desk:
             telemetry=telemetry,
             refresh_s=numbers.listing_refresh_s,
         )
-        self._depths: dict[str, Depth] = {}
-        self._broken: set[str] = set()
+        self._depths = Depths(
+            venue,
+            renew=self._renew_depth,
+            asks=self._patient,
+            take=self.events,
+            clock=clock,
+            chance=chance,
+            telemetry=telemetry,
+            spawn=ports.spawn,
+        )
         # Streams of liquidations that do not flow, and when they last did.
         self._deaf: dict[tuple[str, str], int] = {}
-        self._renewed_ns: dict[str, int] = {}
-        self._breaks = telemetry.counter("feed_depth_breaks", "Books that had to be asked for anew", ("venue",))
         self._rounds = {query: self._round(query) for query in self._polled()}
         self._reconnects = telemetry.counter(
             "feed_reconnects", "Connections that ended, by reason", ("venue", "reason")
@@ -190,7 +215,7 @@ class Desk:
         while True:
             await clock.sleep(FLUSH_S)
             self.intake.flush()
-            self._renew_depths()
+            self._depths.upkeep()
             heard_ns = max(self.intake.received_ns or 0, self.gate.answered_ns or 0, asked_ns)
             if clock.now_ns() - heard_ns >= self._numbers.pulse_s * NS and Query.TIME in self.venue.queries:
                 asked_ns = clock.now_ns()
@@ -260,7 +285,7 @@ class Desk:
             if before is None and feed is Feed.TRADES:
                 self._watch(instrument)
             if before is None and feed is Feed.DEPTH:
-                self._depths[instrument.name] = Depth()
+                self._depths.add(instrument.name)
             for stream in streams:
                 undo.callback(self._carry(stream))
             if not streams:
@@ -278,9 +303,7 @@ class Desk:
         if key[1] is Feed.TRADES:
             self.mender.release(self._watches.pop(key[0]), "no longer followed")
         if key[1] is Feed.DEPTH:
-            self._depths.pop(key[0], None)
-            self._broken.discard(key[0])
-            self._renewed_ns.pop(key[0], None)
+            self._depths.remove(key[0])
 
     def _carry(self, stream: Stream) -> Callable[[], None]:
         key = (stream.endpoint, stream.name)
@@ -380,6 +403,8 @@ class Desk:
         pleas = 0
         while True:
             answer = await self.gate.send(request, patient=patient)
+            if ask.query is Query.DEPTH:
+                self._told(request, answer)
             try:
                 return self.venue.page(ask, answer)
             except RateLimited as e:
@@ -420,20 +445,35 @@ class Desk:
 
     def hear(self, endpoint: str, frame: bytes, received_ns: int) -> Sequence[Event | Signal]:
         """Decode a frame; never raises."""
-        on_frame = self._ports.on_frame
-        if on_frame is not None:
-            try:
-                on_frame(self.venue.name, endpoint, received_ns, frame)
-            except Exception:  # whoever records must not cost the stream
-                self.intake.fault("fault in the recorder", frame)
+        if self._tap is not None:
+            self._tapped(lambda tap: tap.frame(endpoint, received_ns, frame))
         return self.intake.hear(frame, received_ns)
+
+    def opened(self, endpoint: str) -> None:
+        """An endpoint's only connection was opened."""
+        self._tapped(lambda tap: tap.opened(endpoint, self._ports.clock.now_ns()))
+
+    def sent(self, endpoint: str, frame: bytes) -> None:
+        """We said that."""
+        self._tapped(lambda tap: tap.sent(endpoint, self._ports.clock.now_ns(), frame))
+
+    def _told(self, request: Request, answer: Answer) -> None:
+        self._tapped(lambda tap: tap.told(request, answer.received_ns, answer.body))
+
+    def _tapped(self, say: Callable[[Tap], None]) -> None:
+        if self._tap is None:
+            return
+        try:
+            say(self._tap)
+        except Exception:  # whoever records must not cost the stream
+            self.intake.fault("fault in the recorder", b"")
 
     def events(self, events: Sequence[Event]) -> None:
         """Take what was in it."""
         if self._depths:
             for event in events:
                 if isinstance(event, DepthSnapshot | DepthDelta):
-                    self._deepen(event)
+                    self._depths.take(event)
         self.intake.events(events)
 
     def skipped(self, skipped: Skipped) -> None:
@@ -447,6 +487,8 @@ class Desk:
         heard_ns = self._deaf.pop((stream.endpoint, stream.name), None)
         if heard_ns is not None:
             self._missed_liquidations(stream, heard_ns)
+        if Feed.DEPTH in stream.feeds:
+            self._depths.recovered(f"{self.venue.name}:{stream.symbol}")
         for watch in self._watches_of(stream):
             self.mender.recovered(watch)
 
@@ -456,8 +498,8 @@ class Desk:
             return
         if Feed.LIQUIDATIONS in stream.feeds:
             self._deaf.setdefault((stream.endpoint, stream.name), heard_ns)
-        if Feed.DEPTH in stream.feeds and (depth := self._depths.get(f"{self.venue.name}:{stream.symbol}")):
-            depth.lose(reason)
+        if Feed.DEPTH in stream.feeds:
+            self._depths.lost(f"{self.venue.name}:{stream.symbol}", reason)
         for watch in self._watches_of(stream):
             self.mender.lost(watch, reason)
 
@@ -481,24 +523,9 @@ class Desk:
         """The levels of a followed instrument; its `seq` is None while they are not known."""
         return self._depths.get(instrument)
 
-    def _deepen(self, event: DepthSnapshot | DepthDelta) -> None:
-        depth = self._depths.get(event.instrument)
-        if depth is None or depth.take(event) is not Outcome.BROKEN:
-            return
-        self._breaks.labels(self.venue.name).inc()
-        log.warning("depth broken", instrument=event.instrument, why=depth.why)
-        self._broken.add(event.instrument)
-        self._renew_depths()
-
-    def _renew_depths(self) -> None:
-        now_ns = self._ports.clock.now_ns()
-        for name in list(self._broken):
-            if now_ns - self._renewed_ns.get(name, 0) < DEPTH_RENEWAL_S * NS:
-                continue
-            self._broken.discard(name)
-            self._renewed_ns[name] = now_ns
-            for stream in self._followed[name, Feed.DEPTH][1]:
-                self.sessions.renew(stream)
+    def _renew_depth(self, instrument: str) -> None:
+        for stream in self._followed[instrument, Feed.DEPTH][1]:
+            self.sessions.renew(stream)
 
     def _missed_liquidations(self, stream: Stream, heard_ns: int) -> None:
         """No venue tells past liquidations: what was missed is said, and said to be lost."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -11,7 +12,7 @@ from openoutcry.bus import Bus
 from openoutcry.clock import Clock
 from openoutcry.errors import UnknownVenue
 from openoutcry.feed.depth import Depth
-from openoutcry.feed.desk import Access, Desk, Numbers, OnFrame, Ports, Resume
+from openoutcry.feed.desk import Access, Desk, Numbers, Ports, Resume, Tap
 from openoutcry.feed.gate import Pools
 from openoutcry.instrument import Instrument
 from openoutcry.market.outside import VenueState
@@ -28,8 +29,8 @@ log = structlog.get_logger()
 class Feed:
     """Implements `market.outside.Outside` over the venues it is given.
 
-    `resume` tells, by instrument name, id and event time (ns) of the last trade that is stored. `on_frame` hears every
-    frame as received (venue, endpoint, received_ns, frame); it must be quick and must not raise.
+    `resume` tells, by instrument name, id and event time (ns) of the last trade that is stored. `taps`, by venue, hear
+    all that passes between us and it.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Feed:
         chance: random.Random,
         numbers: Numbers | None = None,
         resume: Resume = lambda _name: None,
-        on_frame: OnFrame | None = None,
+        taps: Mapping[str, Tap] = MappingProxyType({}),
     ) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         ports = Ports(
@@ -55,7 +56,7 @@ class Feed:
             telemetry=telemetry,
             chance=chance,
             resume=resume,
-            on_frame=on_frame,
+            taps=taps,
             spawn=self._spawn,
         )
         pools = Pools(clock)

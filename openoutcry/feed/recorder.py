@@ -96,6 +96,10 @@ class Recorder:
         """We said that."""
         self._keep(_line(at_ns, f"sent:{endpoint}".encode(), frame))
 
+    def told(self, request: Request, received_ns: int, body: bytes) -> None:
+        """A REST answer without which the frames cannot be understood: the snapshot that deltas build on."""
+        self._keep(_line(received_ns, f"rest:{target(request)}".encode(), body))
+
     def listing(self, request: Request, received_ns: int, body: bytes) -> None:
         """A REST answer of the venue's listing: without it a replay does not know contract sizes."""
         asked = target(request)

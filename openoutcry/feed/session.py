@@ -94,6 +94,14 @@ class Hearer(Protocol):
         """Decode a frame; never raises."""
         ...
 
+    def opened(self, endpoint: str) -> None:
+        """The only connection to it was opened: what deltas were built on before is void."""
+        ...
+
+    def sent(self, endpoint: str, frame: bytes) -> None:
+        """We said that."""
+        ...
+
     def events(self, events: Sequence[Event]) -> None:
         """These were in it."""
         ...
@@ -305,12 +313,14 @@ class Line:
 
     async def _serve(self) -> "Link":
         """One link, until it ended or asks to be replaced."""
+        fresh = False
         if not any(link.open for link in self._links) and self._alone(self.endpoint):
             # With several connections to an endpoint the others' deltas still stand on what they were told.
             self.venue.reset(self.endpoint)
+            fresh = True
         for tired in self._links[: -(LINKS_MAX - 1)]:
             tired.stop("renewal", "too many at once")
-        link = Link(self)
+        link = Link(self, fresh=fresh)
         self._links.append(link)
         task = asyncio.create_task(self._follow_through(link), name=f"{self.venue.name}/{self.endpoint} link")
         self._running.add(task)
@@ -352,9 +362,9 @@ class _Slot:
 
 
 class Link:
-    """One open connection."""
+    """One open connection; `fresh` where the venue's deltas begin anew with it."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, *, fresh: bool) -> None:
         self.open = False
         self.opened = False
         self.reason = "cut"
@@ -362,6 +372,7 @@ class Link:
         self.leaving = asyncio.Event()
         self.work = asyncio.Event()
         self._line = line
+        self._fresh = fresh
         self._limits = line.venue.limits
         self._clock = line.clock
         self._stopped = asyncio.Event()
@@ -400,6 +411,8 @@ class Link:
             self.reason, self.detail = "connect", str(e)
             return
         self.open = self.opened = True
+        if self._fresh:
+            line.hearer.opened(line.endpoint)
         self._opened_ns = self.received_ns = self._beat_ns = self._clock.now_ns()
         self.work.set()
         parts = [
@@ -552,6 +565,7 @@ class Link:
                 else:
                     continue
                 await socket.send(frame)
+                self._line.hearer.sent(self._line.endpoint, frame)
             await self.work.wait()
 
     def _plan(self) -> bool:

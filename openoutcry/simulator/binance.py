@@ -406,7 +406,7 @@ class BinanceSpot(_Binance):
     messages = Pool(5, 1.0, None)
     pools: ClassVar = {"weight": Pool(6_000, 60.0)}
     weights: ClassVar = {
-        "/exchangeInfo": 20, "/klines": 2, "/aggTrades": 4, "/trades": 25, "/historicalTrades": 25, "/depth": 5, "/ticker/24hr": 2,
+        "/exchangeInfo": 20, "/klines": 2, "/aggTrades": 4, "/trades": 25, "/historicalTrades": 25, "/ticker/24hr": 2,
         "/ticker/bookTicker": 2, "/ticker/price": 2,
     }  # fmt: skip
 
@@ -426,7 +426,7 @@ class BinanceFutures(_Binance):
     klines_max = 1_500
     pools: ClassVar = POOLS
     weights: ClassVar = {
-        "/aggTrades": 20, "/trades": 5, "/historicalTrades": 20, "/depth": 5, "/ticker/bookTicker": 2,
+        "/aggTrades": 20, "/trades": 5, "/historicalTrades": 20, "/ticker/bookTicker": 2,
     }  # fmt: skip
 
     def carries(self, endpoint: str, stream: str) -> bool:

@@ -74,6 +74,10 @@ class BinanceRest(Personality):
         if route == "/klines" and not self.spot:
             limit = whole(asked.query.get("limit"), ROWS_LIMIT, 0, 10**6) or 0
             return "weight", 1 if limit < 100 else 2 if limit < 500 else 5 if limit <= 1_000 else 10
+        if route == "/depth":
+            limit = whole(asked.query.get("limit"), 100, 0, 10**6) or 0
+            steps = ((100, 5), (500, 25), (1_000, 50)) if self.spot else ((50, 2), (100, 5), (500, 10))
+            return "weight", next((weight for most, weight in steps if limit <= most), 250 if self.spot else 20)
         if route == "/ticker/24hr" and "symbol" not in asked.query:
             return "weight", 80 if self.spot else 40
         if route == "/premiumIndex" and "symbol" not in asked.query:

@@ -49,6 +49,8 @@ NAME = "binance"
 CANDLES_MAX = 1_000
 # 2017-07-14, the first day that can be asked for.
 BORN_NS = 1_499_990_400_000_000_000
+# Levels a side that can be asked for, and what they cost.
+DEPTH_WEIGHTS = {100: 5, 500: 25, 1_000: 50, 5_000: 250}
 # What pairs are quoted in, for the spelling of pairs without a listing; a longer one is tried before a shorter one.
 QUOTES = (
     "FDUSD", "USD1", "USDC", "USDT", "BUSD", "TUSD", "USDP", "USDE", "BIDR", "IDRT", "BTC", "ETH", "BNB", "EUR", "TRY",
@@ -86,6 +88,7 @@ class BinanceSpot(Binance):
         weight_header="x-mbx-used-weight-1m",
         silence_s=120.0,
         trade_ids="one",
+        depth_snapshots="asked",
     )
     channels: Mapping[Feed, Channel] = {
         # Pairs that hardly trade are silent for minutes: that alone must not cost them their connection.
@@ -112,6 +115,7 @@ class BinanceSpot(Binance):
                 Query.CANDLES: history.Candles(_endpoint("klines", 2), self.intervals_s, CANDLES_MAX, _two, BORN_NS),
                 Query.TRADES: history.AggTrades(_endpoint("aggTrades", 4)),
                 Query.TICKERS: history.Tickers(_endpoint("ticker/24hr", 2), weight_all=80),
+                Query.DEPTH: history.Depth(_endpoint("depth", 5), DEPTH_WEIGHTS),
             },
         )
 

@@ -136,6 +136,7 @@ class BinanceDelivery(Binance):
                 Query.FUNDING: history.Premium(premium, weight_all=10),
                 Query.FUNDING_HISTORY: history.FundingHistory(_endpoint("/dapi/v1/fundingRate", 1, "funding"), BORN_NS),
                 Query.TICKERS: history.Tickers(_endpoint("/dapi/v1/ticker/24hr", 1), weight_all=40),
+                Query.DEPTH: history.Depth(_endpoint("/dapi/v1/depth", 2), history.FUTURES_DEPTH_WEIGHTS),
             },
         )
 

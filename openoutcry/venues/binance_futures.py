@@ -133,6 +133,7 @@ class BinanceFutures(Binance):
                 Query.FUNDING: history.Premium(_endpoint("/fapi/v1/premiumIndex", 1), weight_all=10),
                 Query.FUNDING_HISTORY: history.FundingHistory(_endpoint("/fapi/v1/fundingRate", 1, "funding"), BORN_NS),
                 Query.TICKERS: history.Tickers(_endpoint("/fapi/v1/ticker/24hr", 1), weight_all=40),
+                Query.DEPTH: history.Depth(_endpoint("/fapi/v1/depth", 2), history.FUTURES_DEPTH_WEIGHTS),
             },
         )
 

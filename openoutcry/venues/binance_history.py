@@ -9,6 +9,9 @@ https://developers.binance.com/docs/binance-spot-api-docs/rest-api/market-data-e
     GET /fapi/v1/aggTrades?symbol=BTCUSDT&fromId=26129&limit=1000
     [{"a": 26129, "p": "16512.30", "q": "0.253", "f": 27781, "l": 27783, "T": 1672515782134, "m": true}, ...]
 
+    GET /fapi/v1/depth?symbol=BTCUSDT&limit=1000
+    {"lastUpdateId": 1027024, "E": 1672515782136, "T": 1672515782130, "bids": [["16512.3", "10"], ...], "asks": [...]}
+
     {"code": -1121, "msg": "Invalid symbol."}        with status 400; 429 and 418 bring Retry-After in seconds
 
 `startTime` and `endTime` are inclusive milliseconds; rows come oldest first everywhere. Each market makes its questions
@@ -34,7 +37,7 @@ from openoutcry.errors import (
     Unreadable,
     Unsupported,
 )
-from openoutcry.events import NS, Candle, Event, FundingRate, OpenInterest, Side, Ticker, Trade
+from openoutcry.events import NS, Candle, DepthSnapshot, Event, FundingRate, Level, OpenInterest, Side, Ticker, Trade
 from openoutcry.instrument import Instrument
 from openoutcry.venues.binance_wire import (
     INTERVAL_NAMES,
@@ -50,6 +53,7 @@ from openoutcry.venues.binance_wire import (
     TradeId,
     agg_trade,
     amount,
+    bounded,
     candle_prices,
     coins,
     funding_rate,
@@ -64,6 +68,9 @@ TRADES_MAX = 1_000
 FUNDINGS_MAX = 1_000
 INTERESTS_MAX = 500
 FUTURES_CANDLES_MAX = 1_500
+# Levels a side that can be asked for, and what they cost; fewer cost no less.
+FUTURES_DEPTH_WEIGHTS = {50: 2, 100: 5, 500: 10, 1_000: 20}
+DEPTH_LEVELS = 1_000
 HOUR_NS = 3_600 * NS
 DAY_NS = 24 * HOUR_NS
 # Both ends of a time window of aggTrades: "less than one hour".
@@ -160,6 +167,13 @@ class _Ticker(msgspec.Struct, frozen=True, gc=False):
     base_volume: Decimal = field(name="baseVolume", default=ZERO)
 
 
+class _Depth(msgspec.Struct, frozen=True, gc=False):
+    update: Count = field(name="lastUpdateId")
+    bids: tuple[Level, ...]
+    asks: tuple[Level, ...]
+    at: Stamp | None = field(name="T", default=None)
+
+
 _error = msgspec.json.Decoder(_Error).decode
 _time = msgspec.json.Decoder(_Time).decode
 _listing = msgspec.json.Decoder(_Listing).decode
@@ -171,6 +185,7 @@ _interest_rows = msgspec.json.Decoder(list[_InterestRow], strict=False).decode
 _fundings = msgspec.json.Decoder(list[_Funding]).decode
 _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _premium = msgspec.json.Decoder(_Premium).decode
+_depth = msgspec.json.Decoder(_Depth).decode
 _tick = msgspec.json.Decoder(_Ticker).decode
 
 
@@ -716,6 +731,35 @@ class Tickers:
         return Ticker(
             name, ns_of(row.at), received_ns, *prices, amount(volume), amount(quote_volume), row.trades
         )  # fmt: skip
+
+
+class Depth:
+    """All levels now, up to as many a side. `weights`: what an answer of so many levels costs, fewest first."""
+
+    def __init__(self, endpoint: Endpoint, weights: Mapping[int, int]) -> None:
+        self.page_max = max(weights)
+        self._endpoint = endpoint
+        self._weights = weights
+
+    def request(self, ask: Ask) -> Request:
+        wanted = DEPTH_LEVELS if ask.limit is None else ask.limit
+        # Futures serve these counts and no others.
+        levels = next((count for count in self._weights if count >= wanted), self.page_max)
+        symbol = _symbol(self._endpoint.venue, ask)
+        return self._endpoint.request(("symbol", symbol), ("limit", levels), weight=self._weights[levels])
+
+    def page(self, ask: Ask, answer: Answer, listing: Mapping[str, Instrument]) -> Page:
+        told = _depth(self._endpoint.body(ask, answer))
+        name = self._endpoint.named(ask, listing)
+        bids, asks = told.bids[: ask.limit], told.asks[: ask.limit]
+        for lower, higher in (*pairwise(reversed(bids)), *pairwise(asks)):
+            if not lower[0] < higher[0]:
+                raise Unreadable("levels out of order", answer.body)
+        bounded(bids)
+        bounded(asks)
+        # Spot does not say when.
+        event_ns = answer.received_ns if told.at is None else ns_of(told.at)
+        return Page([DepthSnapshot(name, event_ns, answer.received_ns, bids, asks, told.update)])
 
 
 def futures_candles_weight(rows: int) -> int:

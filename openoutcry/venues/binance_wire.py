@@ -95,6 +95,7 @@ FUTURES_LIMITS = Limits(
     weight_header="x-mbx-used-weight-1m",
     silence_s=180.0,
     trade_ids="one",
+    depth_snapshots="asked",
     # Since 2026-06-30 USDM and COINM count request weight together, whichever of the two hosts was asked.
     shared_pools={"weight": "binance_futures_weight"},
 )
@@ -565,12 +566,17 @@ def depth_update(data: DepthUpdate, name: str, received_ns: int) -> Says:
     """Changed levels. Chain by `first_seq` = last seq + 1 on spot, by `previous_seq` on futures."""
     if data.last < data.first:
         raise Unreadable("a depth update that ends before it starts")
-    for levels in (data.bids, data.asks):
-        for price, size in levels:
-            if not (LEAST <= price < PRICE_MOST and ZERO <= size < SIZE_MOST):
-                raise Unreadable("a level out of bounds")
+    bounded(data.bids)
+    bounded(data.asks)
     event_ns = ns_of(data.sent_at if data.at is None else data.at)
     return (DepthDelta(name, event_ns, received_ns, data.bids, data.asks, data.first, data.last, data.previous),)
+
+
+def bounded(levels: Iterable[Level]) -> None:
+    """Raises Unreadable for a level that cannot be one (a size of zero says that it is gone), InvalidOperation for NaN."""
+    for price, size in levels:
+        if not (LEAST <= price < PRICE_MOST and ZERO <= size < SIZE_MOST):
+            raise Unreadable("a level out of bounds")
 
 
 def force_order(data: ForceOrder, name: str, received_ns: int) -> Says:

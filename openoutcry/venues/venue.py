@@ -75,6 +75,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     trade_ids: Literal["free", "one", "count"] = "free"
     # Its own candles carry no quote volume, only our estimate of it: what our trades say is kept.
     quote_estimated: bool = False
+    # Where a book's first levels come from: the depth stream tells them itself, or Query.DEPTH must be asked for them.
+    depth_snapshots: Literal["streamed", "asked"] = "streamed"
     # Pools that every venue of the same operator and address budget draws from (Binance USDM and COINM), by pool name:
     # the name they share between venues. A pool that is not named here is the venue's own.
     shared_pools: Mapping[str, str] = {}
@@ -92,6 +94,7 @@ class Query(StrEnum):
     FUNDING_HISTORY = "funding_history"  # settled rates
     PREDICTED_FUNDING = "predicted_funding"
     TICKERS = "tickers"  # 24 h summaries of all instruments
+    DEPTH = "depth"  # all levels now, one DepthSnapshot; `limit` levels a side
     TIME = "time"  # is it alive
 
 

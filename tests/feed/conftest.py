@@ -188,6 +188,8 @@ class ToyVenue:
         if ask.query is Query.INSTRUMENTS:
             return Page((), [instrument(s, self.name, contract_size=c) for s, c in said["listed"]])
         name = f"{self.name}:{ask.symbol}"
+        if ask.query is Query.DEPTH:
+            return Page([DepthSnapshot(name, answer.received_ns, answer.received_ns, (), (), said["book"])])
         events: list[Event] = []
         for id_, event_ns, count in said.get("trades", ()):
             events.append(trade(name, id_, event_ns, answer.received_ns, count))
@@ -363,6 +365,25 @@ class World:
         return {"trades": rows[:PAGE], "more": more, "covers": (0, end)}
 
 
+class Tape:
+    """All that passed between us and a venue: who spoke, what kind of thing it was, and the rest as it came."""
+
+    def __init__(self, venue: str, said: list[tuple[Any, ...]]) -> None:
+        self._venue, self._said = venue, said
+
+    def frame(self, endpoint: str, received_ns: int, frame: bytes) -> None:
+        self._said.append((self._venue, "frame", endpoint, received_ns, frame))
+
+    def opened(self, endpoint: str, received_ns: int) -> None:
+        self._said.append((self._venue, "opened", endpoint, received_ns))
+
+    def sent(self, endpoint: str, at_ns: int, frame: bytes) -> None:
+        self._said.append((self._venue, "sent", endpoint, at_ns, frame))
+
+    def told(self, request: Request, received_ns: int, body: bytes) -> None:
+        self._said.append((self._venue, "told", request.path, received_ns, body))
+
+
 class Rig:
     """A feed over the toy venue, and all that its bus carried."""
 
@@ -376,7 +397,7 @@ class Rig:
         for kind in (*kinds, PredictedFunding, DepthSnapshot, DepthDelta):
             self.bus.listen(kind, self.heard.append)
         self.venue = venues[0]
-        self.frames: list[tuple[str, str, int, bytes]] = []
+        self.frames: list[tuple[Any, ...]] = []
         self.feed = TheFeed(
             {v.name: Access(v, v.rest, v.sockets) for v in venues},
             bus=self.bus,
@@ -387,7 +408,7 @@ class Rig:
             chance=random.Random(7),
             numbers=numbers,
             resume=resume or (lambda _name: None),
-            on_frame=lambda *said: self.frames.append(said),
+            taps={v.name: Tape(v.name, self.frames) for v in venues},
         )
 
     def instrument(self, symbol: str) -> Instrument:

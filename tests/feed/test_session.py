@@ -22,7 +22,8 @@ async def test_a_followed_instrument_is_subscribed_and_heard(rig: Any) -> None:
     assert rig.feed.followed("toy:AAA", Feed.TRADES)
     assert rig.feed.venues()["toy"].alive
     assert rig.feed.venues()["toy"].connections == 1
-    assert rig.frames[-1][:2] == ("toy", "public")
+    assert [said[1:3] for said in rig.frames[:3]] == [("opened", "public"), ("sent", "public"), ("frame", "public")]
+    assert rig.frames[-1][:3] == ("toy", "frame", "public")
 
 
 async def test_many_followers_share_one_stream_and_the_last_to_let_go_ends_it(rig: Any) -> None:

@@ -309,7 +309,7 @@ def test_a_new_listing_replaces_the_old_one() -> None:
 
 def test_what_can_be_asked_is_what_is_answered() -> None:
     venue = BinanceSpot()
-    assert venue.queries == {Query.TIME, Query.INSTRUMENTS, Query.CANDLES, Query.TRADES, Query.TICKERS}
+    assert venue.queries == {Query.TIME, Query.INSTRUMENTS, Query.CANDLES, Query.TRADES, Query.TICKERS, Query.DEPTH}
     assert venue.page_max[Query.CANDLES] == 1_000
     for query in venue.queries:
         request = venue.request(Ask(query=query, symbol="BTCUSDT", interval_s=1))
