@@ -224,7 +224,7 @@ def _run(config: Config, *, as_json: bool, simulated: bool) -> None:
 
         async def running() -> None:
             await server.start()
-            _announce(server.ready_line(), as_json=as_json, simulated=simulated)
+            _announce(server.ready_line(), server.silent(), as_json=as_json, simulated=simulated)
             await asyncio.Event().wait()
 
         try:
@@ -268,7 +268,9 @@ def _progress(state: dict[str, Any], *, as_json: bool) -> None:
     print(line, end=end, file=sys.stderr, flush=True)
 
 
-def _announce(ready: dict[str, Any], *, as_json: bool, simulated: bool) -> None:
+def _announce(ready: dict[str, Any], silent: list[str], *, as_json: bool, simulated: bool) -> None:
+    if silent:
+        print(f"openoutcry: not heard yet, trying on: {', '.join(silent)}", file=sys.stderr)
     if as_json:
         print(json.dumps(ready), flush=True)
         return
