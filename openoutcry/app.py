@@ -370,7 +370,8 @@ class Server:
 async def record(world: Outside, venue: str, folder: Path, told: Callable[[Recorder], None], every_s: float) -> None:
     """Write what `venue` sends into `folder` until cancelled: all feeds of its configured instruments, and its listing.
 
-    `told` hears how it goes every `every_s`, and how it ended. Raises UnknownVenue, Unavailable; OSError where the disk does not take it.
+    `told` hears how it goes every `every_s`, and how it ended. Raises UnknownVenue, Unavailable; OSError where the disk
+    does not take it.
     """
     access = accesses(world.config).get(venue)
     if access is None:
