@@ -20,7 +20,7 @@ from openoutcry.errors import (
     Unreadable,
     Unsupported,
 )
-from openoutcry.events import Candle, Event, FundingRate, OpenInterest, Side, Ticker, Trade
+from openoutcry.events import Candle, DepthSnapshot, Event, FundingRate, OpenInterest, Side, Ticker, Trade
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.venues import binance_history as history
 from openoutcry.venues.binance import BinanceSpot
@@ -625,6 +625,68 @@ def test_a_listing_survives_an_entry_that_cannot_be_read() -> None:
     assert page.unread == 2
     with pytest.raises(Unreadable):
         BinanceSpot().page(Ask(query=Query.INSTRUMENTS), answer({"symbols": [{"symbol": "ODD"}]}))
+
+
+# -- depth -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("venue", "wanted", "levels", "weight"),
+    [
+        (BinanceSpot(), None, 1_000, 50),
+        (BinanceSpot(), 1, 100, 5),
+        (BinanceSpot(), 101, 500, 25),
+        (BinanceSpot(), 10_000, 5_000, 250),
+        (BinanceFutures(), None, 1_000, 20),
+        (BinanceFutures(), 51, 100, 5),
+        (BinanceFutures(), 500, 500, 10),
+        (BinanceDelivery(), 5, 50, 2),
+        (BinanceDelivery(), 5_000, 1_000, 20),
+    ],
+)
+def test_depth_costs_by_its_levels_and_is_asked_in_counts_the_venue_serves(
+    venue: BinanceSpot | BinanceFutures | BinanceDelivery, wanted: int | None, levels: int, weight: int
+) -> None:
+    request = venue.request(Ask(query=Query.DEPTH, symbol="BTCUSDT", limit=wanted))
+    assert request.path.endswith("/depth")
+    assert request.query == (("symbol", "BTCUSDT"), ("limit", str(levels)))
+    assert (request.weight, request.pool) == (weight, "weight")
+
+
+def test_depth_is_one_snapshot_whose_number_deltas_join() -> None:
+    told = {"lastUpdateId": 77, "bids": [["10.1", "3"], ["10.0", "4"]], "asks": [["10.2", "1"], ["10.30", "2"]]}
+    ask = Ask(query=Query.DEPTH, symbol="BTCUSDT")
+    (snapshot,) = BinanceSpot().page(ask, answer(told)).events
+    now_ns = (BASE_MS + DAY_MS) * MS
+    bids = ((Decimal("10.1"), Decimal(3)), (Decimal("10.0"), Decimal(4)))
+    asks = ((Decimal("10.2"), Decimal(1)), (Decimal("10.30"), Decimal(2)))
+    assert snapshot == DepthSnapshot("binance:BTCUSDT", now_ns, now_ns, bids, asks, 77)
+    timed = answer({**told, "E": BASE_MS + 5, "T": BASE_MS})
+    (snapshot,) = BinanceFutures().page(ask, timed).events
+    assert snapshot == DepthSnapshot("binance_futures:BTCUSDT", BASE_MS * MS, now_ns, bids, asks, 77)
+    # Contracts stay contracts.
+    (snapshot,) = BinanceDelivery().page(replace(ask, symbol="ETHUSD_PERP", limit=1), timed).events
+    assert snapshot == DepthSnapshot("binance_delivery:ETHUSD_PERP", BASE_MS * MS, now_ns, bids[:1], asks[:1], 77)
+
+
+@pytest.mark.parametrize(
+    "bids",
+    [
+        [["0", "1"]],
+        [["NaN", "1"]],
+        [["1", "Infinity"]],
+        [["1", "-1"]],
+        [["1", "1"], ["2", "1"]],
+        [["1", "1"], ["1", "2"]],
+        [["1"]],
+        [{}],
+        None,
+    ],
+)
+def test_depth_that_cannot_be_is_unreadable(bids: Any) -> None:
+    for told in ({"lastUpdateId": 1, "bids": bids, "asks": []}, {"lastUpdateId": "1", "bids": [], "asks": []}):
+        with pytest.raises(Unreadable):
+            BinanceSpot().page(Ask(query=Query.DEPTH, symbol="BTCUSDT"), answer(told))
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------
