@@ -150,7 +150,7 @@ class BybitHistory:
         "linear": "wss://stream.bybit.com/v5/public/linear",
         "inverse": "wss://stream.bybit.com/v5/public/inverse",
     }
-    queries = frozenset(Query) - {Query.PREDICTED_FUNDING}
+    queries = frozenset(Query) - {Query.PREDICTED_FUNDING, Query.DEPTH}
     intervals_s = frozenset(CODES)
     page_max: Mapping[Query, int] = {
         Query.INSTRUMENTS: 1_000,

@@ -147,7 +147,7 @@ class OkxHistory:
 
     name = "okx"
     rest = "https://www.okx.com"
-    queries = frozenset(Query) - {Query.PREDICTED_FUNDING}
+    queries = frozenset(Query) - {Query.PREDICTED_FUNDING, Query.DEPTH}
     intervals_s = frozenset(BARS)
     page_max: Mapping[Query, int] = {
         Query.CANDLES: 300,
