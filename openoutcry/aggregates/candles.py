@@ -31,6 +31,8 @@ INSTRUMENTS_MAX = 5_000
 GAPS_MAX = 1_000
 REPAIRS_MAX = 10_000
 GRACE_S = 1.0
+# So many candles of one length may wait for their end to be sure: beyond it somebody else is asked.
+UNCLOSED_MAX = 3
 # A trade so far ahead of our own clock is a fault; taking it would make every real trade look too late.
 AHEAD_S_MAX = 3_600.0
 
@@ -220,6 +222,32 @@ class Candles:
             return None
         bar = series.growing(node, index)
         return None if bar is None else bar.candle(instrument, side, interval_s, node.open_ns, closed=False)
+
+    def unclosed(self, instrument: str, interval_s: int, side: Side = Side.BOTH) -> Sequence[Candle]:
+        """What is not closed yet, oldest first: the growing candle, and before it those whose time is over but not sure.
+
+        Only what is known from its opening up to now, without a hole; empty where nothing is.
+        """
+        series = self._series.get(instrument)
+        if series is None or series.newest_ns < 0:
+            return ()
+        level, index, step_ns = LEVEL[interval_s], SIDES.index(side), interval_s * NS
+        newest_ns = open_of(series.newest_ns, interval_s)
+        waiting: list[Candle] = []
+        for open_ns in range(newest_ns, newest_ns - UNCLOSED_MAX * step_ns, -step_ns):
+            node = series.levels[level].get(open_ns)
+            if node is None:
+                continue
+            if node.closed or not series.known(index, open_ns, series.newest_ns + MINUTE_NS):
+                break
+            if open_ns == newest_ns:
+                bar = series.growing(node, index)
+            else:
+                series.refresh(node)
+                bar = node.bars[index]
+            if bar is not None:
+                waiting.append(bar.candle(instrument, side, interval_s, open_ns, closed=False))
+        return waiting[::-1]
 
     def touched(self) -> set[str]:
         """Instruments whose growing or closed candles changed since the last call."""

@@ -100,6 +100,10 @@ class Building:
         """The candle that is growing now; None where nothing traded in it, or not all of it is known (unless partial)."""
         return self._candles.growing(instrument, interval_s, side, partial=partial)
 
+    def unclosed(self, instrument: str, interval_s: int, side: Side = Side.BOTH) -> Sequence[Candle]:
+        """The growing candle, and before it those that are over but may still change: all that is known whole."""
+        return self._candles.unclosed(instrument, interval_s, side)
+
     def drop(self, instrument: str) -> None:
         """Forget an instrument that nobody follows any more."""
         self._candles.drop(instrument)

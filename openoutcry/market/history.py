@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 
 import msgspec
 import structlog
@@ -10,7 +11,7 @@ from openoutcry.clock import NS, Clock
 from openoutcry.errors import OutOfReach, Refusal, Unavailable
 from openoutcry.events import Candle, FundingRate, OpenInterest, Side, Trade, open_of
 from openoutcry.instrument import Instrument
-from openoutcry.market.coverage import Book
+from openoutcry.market.coverage import END_NS, Book
 from openoutcry.market.latest import Bounded, Latest
 from openoutcry.market.outside import Outside
 from openoutcry.market.series import Of, Row, Series, SeriesKey, State, time_of
@@ -30,29 +31,42 @@ log = structlog.get_logger()
 
 
 class Stretch(msgspec.Struct, frozen=True):
-    """Closed rows oldest first, the candle that grows if it was asked for, and what of the stretch nobody has."""
+    """Closed rows oldest first; the candles after them that still change; and what of the stretch nobody has.
+
+    `tail` is the growing candle, where it was asked for, and before it what is over but not sure yet.
+    """
 
     rows: Sequence[Row]
-    growing: Candle | None = None
+    tail: Sequence[Candle] = ()
     missing: Sequence[tuple[int, int]] = ()
 
 
 class Recent(msgspec.Struct, frozen=True):
-    """What a venue told at `at_ns` of all from `from_ns` on: closed candles that may still change, and the growing one."""
+    """All candles from `from_ns` on as a venue told them at `at_ns`: the growing one, and closed ones that may change.
+
+    Another one begins at `until_ns`: from then on there is more to tell.
+    """
 
     at_ns: int
     from_ns: int
-    closed: Sequence[Candle]
-    growing: Candle | None
+    until_ns: int
+    rows: Sequence[Candle]
 
 
 class _Flight(msgspec.Struct):
-    """A question on its way to a venue, and what it has brought so far."""
+    """A question on its way to a venue, and what it has brought so far.
+
+    `rows` will not change any more: they were over at `settled_ns`. `fresh` may, and `until_ns` is when the next begins.
+    """
 
     start_ns: int
     end_ns: int
-    rows: dict[tuple[int, int | str], Row]
     newest: int | None
+    settled_ns: int
+    until_ns: int
+    rows: dict[tuple[int, int | str], Row] = {}
+    fresh: dict[int, Candle] = {}
+    recent: Recent | None = None
     task: asyncio.Task[None] | None = None
 
 
@@ -118,9 +132,10 @@ class History:
         until_ns = max(end_ns, self._now_end(key)) if growing else end_ns
         told: dict[tuple[int, int | str], Row] = {}
         tried: list[tuple[int, int]] = []
-        if query is not None:
-            await self._fill(key, instrument, query, _Wanted(start_ns, until_ns, newest, first), told, tried)
         recent = self.recent(key)
+        if query is not None:
+            wanted = _Wanted(start_ns, until_ns, newest, first)
+            recent = await self._fill(key, instrument, query, wanted, told, tried) or recent
         try:
             known = await self._known(key, start_ns, end_ns, told, tried)
         except Unavailable:
@@ -133,18 +148,21 @@ class History:
             if not _inside((start_ns, end_ns), tried):
                 raise
             known = dict(told)
-        settled_ns = until_ns
+        settled_ns, tail = until_ns, []
         if recent is not None:
             settled_ns = min(until_ns, recent.from_ns)
-            known.update((_place(row), row) for row in recent.closed if start_ns <= row.open_ns < end_ns)
+            inside = [row for row in recent.rows if start_ns <= row.open_ns < until_ns]
+            closed = list(takewhile(lambda row: row.closed, inside))
+            tail = inside[len(closed) :]
+            known.update((_place(row), row) for row in closed)
         missing = self._book.of(key).absent(start_ns, min(end_ns, max(settled_ns, start_ns)))
-        rows = [known[place] for place in sorted(known) if start_ns <= place[0] < end_ns]
-        return Stretch(rows, recent.growing if recent is not None and growing else None, missing)
+        rows = [known[place] for place in sorted(known) if start_ns <= place[0] < until_ns]
+        return Stretch(rows, tail, missing)
 
     def recent(self, key: SeriesKey) -> Recent | None:
         """What the venue told less than `fresh_s` ago of the newest candles; None where it is older."""
-        recent = self._recent.get(key)
-        if recent is None or self._clock.now_ns() - recent.at_ns > self._fresh_ns:
+        recent, now_ns = self._recent.get(key), self._clock.now_ns()
+        if recent is None or now_ns - recent.at_ns > self._fresh_ns or now_ns >= recent.until_ns:
             return None
         return recent
 
@@ -163,14 +181,18 @@ class History:
         wanted: _Wanted,
         told: dict[tuple[int, int | str], Row],
         tried: list[tuple[int, int]],
-    ) -> None:
-        """Ask until nothing is missing that was not asked for already. A failed question fails all who wait for it."""
+    ) -> Recent | None:
+        """Ask until nothing is missing that was not asked for already. A failed question fails all who wait for it.
+
+        Gives what the answers told of the newest candles, however long they took; None where they told nothing of them.
+        """
         start_ns, end_ns = wanted.start_ns, wanted.end_ns
+        recent: Recent | None = None
         for _ in range(ROUNDS_MAX):
             lacking = [(start_ns, end_ns)] if wanted.blind else self._missing(key, start_ns, end_ns)
             missing = [each for each in lacking if not _inside(each, tried)]
             if not missing:
-                return
+                return recent
             flight = self._flights.get(key)
             if flight is None:
                 hull = (missing[0][0], missing[-1][1])
@@ -189,9 +211,11 @@ class History:
             if concerns:
                 told.update(flight.rows)
                 tried.append((flight.start_ns, flight.end_ns))
+                recent = flight.recent or recent
                 if wanted.newest is not None and (flight.newest or 0) >= wanted.newest:
-                    return
+                    return recent
         log.warning("series in too many pieces", instrument=key.instrument, of=key.of, interval_s=key.interval_s)
+        return recent
 
     def _missing(self, key: SeriesKey, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
         recent = self.recent(key)
@@ -228,7 +252,9 @@ class History:
             limit=limit,
             newest=wanted.newest is not None,
         )
-        flight = self._flights[key] = _Flight(start_ns, end_ns, {}, wanted.newest)
+        flight = self._flights[key] = _Flight(
+            start_ns, end_ns, wanted.newest, self._settled(key), self._now_end(key)
+        )  # fmt: skip
         flight.task = asyncio.create_task(self._ask(key, instrument.venue, ask, flight))
         self._asked.labels(instrument.venue, key.of).inc()
 
@@ -246,9 +272,11 @@ class History:
                 self._take(key, page, flight)
         except OutOfReach as e:
             log.info("venue never serves this", instrument=key.instrument, of=key.of, why=e.text)
-            self._refused(key, flight.start_ns, min(flight.end_ns, self._settled(key)))
+            self._refused(key, flight.start_ns, min(flight.end_ns, flight.settled_ns))
             return
         self._landed(key, ask, flight)
+        if key.of is Of.CANDLES and flight.end_ns > flight.settled_ns:
+            self._told_now(key, flight)
 
     def _landed(self, key: SeriesKey, ask: Ask, flight: _Flight) -> None:
         """What a complete answer to a bounded question tells beyond its rows."""
@@ -260,12 +288,22 @@ class History:
             if full:
                 flight.end_ns = min(flight.end_ns, last_ns + max(key.interval_s * NS, 1))
             return
-        self._book.add(key, first_ns, min(flight.end_ns, self._settled(key)), State.HAVE)
+        self._book.add(key, first_ns, min(flight.end_ns, flight.settled_ns, *flight.fresh), State.HAVE)
         if full:
             flight.start_ns = first_ns
         else:
             # Fewer than asked for without a lower bound: that is all the venue has.
             self._refused(key, 0, first_ns)
+
+    def _told_now(self, key: SeriesKey, flight: _Flight) -> None:
+        """Remember what was told of the newest candles: no venue's page promises to be complete for those."""
+        # A careful venue calls a candle unclosed for longer than we do.
+        from_ns = min(flight.settled_ns, *(at_ns for at_ns, row in flight.fresh.items() if not row.closed), END_NS)
+        told = {row.open_ns: row for row in flight.rows.values() if isinstance(row, Candle) and row.open_ns >= from_ns}
+        told |= flight.fresh
+        rows = [told[at_ns] for at_ns in sorted(told)]
+        flight.recent = Recent(self._clock.now_ns(), from_ns, flight.until_ns, rows)
+        self._recent.put(key, flight.recent)
 
     def _refused(self, key: SeriesKey, start_ns: int, end_ns: int) -> None:
         # What we have from before stays ours, although the venue would not give it again.
@@ -274,22 +312,18 @@ class History:
 
     def _take(self, key: SeriesKey, page: Page, flight: _Flight) -> None:
         """Keep what a page says, closed and settled rows only, and what it covers."""
-        settled_ns = self._settled(key)
-        rows = [row for row in _of(key, page.events) if not isinstance(row, Candle) or row.closed]
+        settled_ns = flight.settled_ns
+        rows = _of(key, page.events)
         step_ns = max(key.interval_s * NS, 1)
-        old = [row for row in rows if _end(row, key) <= settled_ns]
+        old = [row for row in rows if _end(row, key) <= settled_ns and (not isinstance(row, Candle) or row.closed)]
+        fresh = [row for row in rows if isinstance(row, Candle) and (not row.closed or _end(row, key) > settled_ns)]
+        flight.fresh.update((row.open_ns, row) for row in fresh)
         flight.rows.update((_place(row), row) for row in old)
         self._writer.add(key, old)
         self._latest.fill(key, [row for row in old if isinstance(row, Candle)])
         for row in old:
             self._book.add(key, time_of(row), time_of(row) + step_ns, State.HAVE)
-        self._cover(key, page, old, settled_ns)
-        if key.of is Of.CANDLES and flight.end_ns > settled_ns and (page.end_ns is None or page.end_ns > settled_ns):
-            candles = [row for row in _of(key, page.events) if isinstance(row, Candle) and row.open_ns >= settled_ns]
-            grows = [row for row in candles if not row.closed]
-            closed = [row for row in candles if row.closed]
-            now_ns = self._clock.now_ns()
-            self._recent.put(key, Recent(now_ns, settled_ns, closed, grows[-1] if grows else None))
+        self._cover(key, page, old, min(settled_ns, *(row.open_ns for row in fresh), END_NS))
 
     def _cover(self, key: SeriesKey, page: Page, old: Sequence[Row], settled_ns: int) -> None:
         """The page's promise, cut to whole buckets that are settled: between its rows we have all, beside them is nothing."""

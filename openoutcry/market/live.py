@@ -22,6 +22,10 @@ class Growing(Protocol):
         """The candle that is growing now; None where nothing traded in it, or not all of it is known (unless partial)."""
         ...
 
+    def unclosed(self, instrument: str, interval_s: int, side: Side = Side.BOTH) -> Sequence[Candle]:
+        """The growing candle, and before it those that are over but may still change: all that is known whole."""
+        ...
+
     def drop(self, instrument: str) -> None:
         """Forget an instrument."""
         ...

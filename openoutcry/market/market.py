@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 import structlog
 
-from openoutcry.aggregates.rollup import MONTH_S, base_for, bounds_of, rollup
+from openoutcry.aggregates.rollup import DAY_S, MONTH_S, base_for, bounds_of, rollup
 from openoutcry.bus import Bus
 from openoutcry.clock import NS, Clock
 from openoutcry.errors import BadRange, OutOfReach, TooLarge, Unavailable, UnknownVenue, Unsupported
@@ -46,6 +46,8 @@ ROWS_MAX = 50_000
 WINDOWS_MAX = 6
 # The first window: a short question costs a venue no less than this many rows.
 WINDOW_MIN = 98
+# Shorter candles that one answer may be folded from: a day of minutes and a window. Beyond it the venue is asked once.
+FOLDED_MAX = 3_000
 # So long a silence, in intervals, at the beginning of a window is taken for the time before the instrument was listed.
 SILENCE_MAX = 500
 # A trade may still be on its way so long after the end of its minute; before that nobody says "nothing was traded".
@@ -303,25 +305,26 @@ class Market:
     def newest(
         self, instrument: str, interval_s: int, limit: int, side: Side = Side.BOTH
     ) -> tuple[Sequence[Candle], Candle | None] | None:
-        """The newest closed candles (at most `limit`, oldest first) and the growing one, from memory and at once.
+        """The newest candles (oldest first, `limit` closed ones or more) and the growing one, from memory and at once.
 
-        None where memory does not hold that many whole: ask `candles`.
+        The first may end with candles that are over but not sure yet. None where memory does not hold that many whole:
+        ask `candles`.
         """
         key = SeriesKey(instrument, Of.CANDLES, interval_s, side)
         now_ns = self._clock.now_ns()
         edge = self._edge(key, now_ns)
         if edge is not None:
-            end_ns, growing = edge
+            end_ns, tail = edge
             rows = self.latest.newest(key, end_ns, limit)
             if rows is not None and self._whole_to(key, rows[0].open_ns if rows else end_ns, end_ns, now_ns):
-                return rows, growing
+                return _parted(rows, tail)
         recent = self._history.recent(key)
-        if recent is None or len(recent.closed) > limit:
+        if recent is None:
             return None
-        rows = self.latest.newest(key, recent.from_ns, limit - len(recent.closed))
+        rows = self.latest.newest(key, recent.from_ns, limit)
         if rows is None or not self._book.of(key).whole(rows[0].open_ns if rows else recent.from_ns, recent.from_ns):
             return None
-        return [*rows, *recent.closed], recent.growing
+        return _parted(rows, recent.rows)
 
     async def candles(
         self,
@@ -353,7 +356,7 @@ class Market:
         if end_ns is None and not answer.missing:
             key = SeriesKey(instrument.name, Of.CANDLES, interval_s, side)
             self._keep(key, low_ns, cast("Sequence[Candle]", answer.rows))
-        rows = cast("list[Candle]", [*answer.rows, *([answer.growing] if answer.growing is not None else [])])
+        rows = cast("list[Candle]", [*answer.rows, *answer.tail])
         return Candles(rows[-limit:], answer.missing)
 
     async def _first(
@@ -385,9 +388,7 @@ class Market:
                 growing=high_ns > now_open_ns,
                 first=(limit, top_ns),
             )
-            rows.extend(cast("Sequence[Candle]", told.rows))
-            if told.growing is not None:
-                rows.append(told.growing)
+            rows.extend(cast("Sequence[Candle]", [*told.rows, *told.tail]))
             missing.extend(told.missing)
             low_ns, many = high_ns, many * 2
         rows = rows[:limit]
@@ -412,9 +413,16 @@ class Market:
         begun_ns = _begun(instrument, interval_s)
         served_s = interval_s if interval_s in INTERVALS_S or self._asks(instrument, interval_s, side) else 0
         key = SeriesKey(instrument.name, Of.CANDLES, served_s or self._base(instrument, interval_s, side), side)
-        many = max(limit, WINDOW_MIN) if side is Side.BOTH else limit
+        many = limit
         for _ in range(WINDOWS_MAX):
             low_ns = max(_step(high_ns, interval_s, -many), min(begun_ns, high_ns))
+            if (
+                many < WINDOW_MIN
+                and side is Side.BOTH
+                and self._asks_for(instrument, interval_s, side, low_ns, high_ns)
+            ):
+                many = WINDOW_MIN
+                low_ns = max(_step(high_ns, interval_s, -many), min(begun_ns, high_ns))
             told = await self._stretch(instrument, interval_s, side, low_ns, high_ns, growing=growing)
             silent_ns = _step(low_ns, interval_s, SILENCE_MAX)
             young = self._book.of(key).query(low_ns, silent_ns) == [Span(low_ns, silent_ns, State.EMPTY)]
@@ -424,7 +432,7 @@ class Market:
         rows = told.rows[-limit:]
         if len(told.rows) > limit:
             low_ns = cast("Candle", rows[0]).open_ns
-        return Stretch(rows, told.growing, [each for each in told.missing if each[1] > low_ns]), low_ns
+        return Stretch(rows, told.tail, [each for each in told.missing if each[1] > low_ns]), low_ns
 
     async def _stretch(
         self,
@@ -437,34 +445,52 @@ class Market:
         growing: bool = False,
         first: tuple[int, int] | None = None,
     ) -> Stretch:
-        """All closed candles of [start_ns, end_ns), which ends no later than now; with `growing` the one after them.
+        """All candles of [start_ns, end_ns), which ends no later than now; with `growing` those after them.
 
-        From memory and store, from the venue directly where it serves the interval, else folded from shorter ones.
+        From memory and store, folded from shorter ones that we have whole, else from the venue, which is asked for nothing
+        that we know: what grows is known where the instrument is followed.
         """
         key = SeriesKey(instrument.name, Of.CANDLES, interval_s, side)
-        asked = Query.CANDLES if self._asks(instrument, interval_s, side) else None
-        base_s = self._base(instrument, interval_s, side)
-        if interval_s not in INTERVALS_S and base_s and self._whole_base(instrument, base_s, side, start_ns, end_ns):
-            return await self._folded(instrument, base_s, interval_s, side, start_ns, end_ns, growing=growing)
-        if interval_s in INTERVALS_S or asked is not None:
-            now_ns = self._clock.now_ns()
-            edge = self._edge(key, now_ns) if growing else None
-            if edge is not None and edge[0] < end_ns:
-                # Nothing was traded since: the last candle still grows.
-                end_ns = max(edge[0], start_ns)
-            if edge is not None:
-                self._whole_to(key, start_ns, edge[0], now_ns)
-            told = await self._history.rows(
-                key, instrument, asked, start_ns, end_ns, growing=growing and edge is None, first=first
-            )
-            if edge is not None:
-                grows = edge[1] if edge[1] is not None and edge[1].open_ns >= start_ns else None
-                told = Stretch(told.rows, grows, told.missing)
-            if asked is not None or not told.missing or not base_s:
+        now_ns = self._clock.now_ns()
+        edge = await self._edge_or_folded(instrument, key, now_ns) if growing else None
+        if edge is None:
+            return await self._before(instrument, key, start_ns, end_ns, growing=growing, first=first)
+        # Where nothing was traded since, or the last one is not sure yet, the closed ones end before.
+        end_ns = max(min(end_ns, edge[0]), start_ns)
+        self._whole_to(key, start_ns, end_ns, now_ns)
+        told = await self._before(instrument, key, start_ns, end_ns, first=first)
+        return Stretch(told.rows, [row for row in edge[1] if row.open_ns >= start_ns], told.missing)
+
+    async def _before(
+        self,
+        instrument: Instrument,
+        key: SeriesKey,
+        start_ns: int,
+        end_ns: int,
+        *,
+        growing: bool = False,
+        first: tuple[int, int] | None = None,
+    ) -> Stretch:
+        """The same without what grows live: with `growing` the venue is asked for that."""
+        asked = Query.CANDLES if self._asks(instrument, key.interval_s, key.side) else None
+        if key.interval_s in INTERVALS_S or asked is not None:
+            lack = None if growing else self._folds(key, start_ns, end_ns)
+            if lack is not None:
+                lack_ns, base_s = lack
+                told = await self._history.rows(key, instrument, None, start_ns, lack_ns)
+                rest = await self._folded(instrument, base_s, key.interval_s, key.side, lack_ns, end_ns)
+                return Stretch([*told.rows, *rest.rows], rest.tail, [*told.missing, *rest.missing])
+            told = await self._history.rows(key, instrument, asked, start_ns, end_ns, growing=growing, first=first)
+            if asked is not None or not told.missing:
                 return told
-        if not base_s:
-            raise Unsupported(f"{instrument.venue} has no candles of {interval_s} s")
-        return await self._folded(instrument, base_s, interval_s, side, start_ns, end_ns, growing=growing)
+        base_s = self._base(instrument, key.interval_s, key.side)
+        if base_s:
+            return await self._folded(
+                instrument, base_s, key.interval_s, key.side, start_ns, end_ns, growing=growing
+            )  # fmt: skip
+        if key.interval_s in INTERVALS_S:
+            return told
+        raise Unsupported(f"{instrument.venue} has no candles of {key.interval_s} s")
 
     async def _folded(
         self,
@@ -475,20 +501,26 @@ class Market:
         start_ns: int,
         end_ns: int,
         *,
-        growing: bool,
+        growing: bool = False,
     ) -> Stretch:
         now_ns = open_of(self._clock.now_ns(), base_s)
         told = await self._stretch(
             instrument, base_s, side, start_ns, now_ns if growing else end_ns, growing=growing
         )  # fmt: skip
-        parts = [*cast("Sequence[Candle]", told.rows), *([told.growing] if told.growing is not None else [])]
+        parts = cast("Sequence[Candle]", [*told.rows, *told.tail])
+        # From the first part on that may still change nothing is sure.
+        sure_ns = told.tail[0].open_ns if told.tail else end_ns
         rolled = rollup(parts, interval_s, start_ns=start_ns, end_ns=None if growing else end_ns)
         holed = {bounds_of(at_ns, interval_s)[0] for stretch in told.missing for at_ns in _opens(stretch, interval_s)}
         rolled = [candle for candle in rolled if candle.open_ns not in holed]
         missing = [(at_ns, bounds_of(at_ns, interval_s)[1]) for at_ns in sorted(holed)]
-        closed = [_over(candle) for candle in rolled if candle.open_ns < end_ns]
-        grows = [candle for candle in rolled if candle.open_ns >= end_ns]
-        return Stretch(closed, grows[-1] if grows else None, missing)
+        ends = [bounds_of(candle.open_ns, interval_s)[1] for candle in rolled]
+        closed = sum(1 for at_ns in ends if at_ns <= sure_ns)
+        return Stretch(
+            [_marked(candle, closed=True) for candle in rolled[:closed]],
+            [_marked(candle, closed=False) for candle in rolled[closed:]],
+            missing,
+        )
 
     def _asks(self, instrument: Instrument, interval_s: int, side: Side) -> bool:
         """Whether the venue itself serves these candles; no venue serves them by side."""
@@ -500,41 +532,82 @@ class Market:
             and interval_s in self._outside.intervals_s(venue)
         )
 
+    def _asks_for(self, instrument: Instrument, interval_s: int, side: Side, start_ns: int, end_ns: int) -> bool:
+        """Whether closed candles of that stretch can only come from the venue."""
+        key = SeriesKey(instrument.name, Of.CANDLES, interval_s, side)
+        if not self._book.of(key).missing(start_ns, end_ns):
+            return False
+        if self._asks(instrument, interval_s, side) or interval_s in INTERVALS_S:
+            return self._folds(key, start_ns, end_ns) is None
+        return True
+
     def _base(self, instrument: Instrument, interval_s: int, side: Side) -> int:
         """What to fold candles of `interval_s` from: the longest that is stored or served; 0 where nothing is."""
         served = self._outside.intervals_s(instrument.venue) if side is Side.BOTH else frozenset(INTERVALS_S)
-        fitting = (
-            each
-            for each in served
-            if each < interval_s and each not in (WEEK_S, MONTH_S) and (interval_s % each == 0 or interval_s == MONTH_S)
-        )
-        return max((each for each in fitting if interval_s != MONTH_S or each <= 86_400), default=0)
+        return next(iter(_shorter(interval_s, served)), 0)
 
-    def _whole_base(self, instrument: Instrument, base_s: int, side: Side, start_ns: int, end_ns: int) -> bool:
-        return self._book.of(SeriesKey(instrument.name, Of.CANDLES, base_s, side)).whole(start_ns, end_ns)
+    def _folds(self, key: SeriesKey, start_ns: int, end_ns: int) -> tuple[int, int] | None:
+        """From where on candles are missing that shorter ones, which we have whole, can be folded into, and which."""
+        lacking = self._book.of(key).missing(start_ns, end_ns)
+        if not lacking:
+            return None
+        lack_ns = bounds_of(lacking[0][0], key.interval_s)[0]
+        for base_s in _shorter(key.interval_s, INTERVALS_S):
+            if lack_ns >= start_ns and end_ns - lack_ns <= FOLDED_MAX * base_s * NS:
+                base = SeriesKey(key.instrument, Of.CANDLES, base_s, key.side)
+                if self._book.of(base).whole(lack_ns, end_ns):
+                    return lack_ns, base_s
+        return None
 
-    def _edge(self, key: SeriesKey, now_ns: int) -> tuple[int, Candle | None] | None:
-        """Where the closed candles of a followed instrument end, and the one that grows after them.
+    def _edge(self, key: SeriesKey, now_ns: int) -> tuple[int, Sequence[Candle]] | None:
+        """Where the closed candles of a followed instrument end, and those after them, the growing one last.
 
         None where the instrument is not followed whole since that candle opened.
         """
         if key.interval_s not in INTERVALS_S or not self._outside.followed(key.instrument, Feed.TRADES):
             return None
         now_open_ns = open_of(now_ns, key.interval_s)
-        growing = self._growing.growing(key.instrument, key.interval_s, key.side)
-        if growing is not None:
-            return growing.open_ns, growing
+        tail = self._growing.unclosed(key.instrument, key.interval_s, key.side)
+        if tail:
+            return tail[0].open_ns, tail
         since_ns = self._whole.since(key.instrument)
         if since_ns is None or since_ns > now_open_ns:
             return None
         partial = self._growing.growing(key.instrument, key.interval_s, key.side, partial=True)
-        return None if partial is not None else (now_open_ns, None)
+        return None if partial is not None else (now_open_ns, ())
+
+    async def _edge_or_folded(
+        self, instrument: Instrument, key: SeriesKey, now_ns: int
+    ) -> tuple[int, Sequence[Candle]] | None:
+        """The same, where need be folded from shorter candles: of any length, if those are known since it opened."""
+        edge = self._edge(key, now_ns)
+        if edge is not None:
+            return edge
+        for base_s in _shorter(key.interval_s, INTERVALS_S):
+            base = SeriesKey(key.instrument, Of.CANDLES, base_s, key.side)
+            below = self._edge(base, now_ns)
+            if below is None:
+                continue
+            base_ns, tail = below
+            open_ns = bounds_of(base_ns, key.interval_s)[0]
+            if base_ns - open_ns > FOLDED_MAX * base_s * NS or not self._whole_to(base, open_ns, base_ns, now_ns):
+                continue
+            told = await self._history.rows(base, instrument, None, open_ns, base_ns)
+            if not told.missing:
+                self._keep(base, open_ns, cast("Sequence[Candle]", told.rows))
+                parts = cast("Sequence[Candle]", [*told.rows, *tail])
+                rolled = rollup(parts, key.interval_s, start_ns=open_ns)
+                return open_ns, [_marked(candle, closed=False) for candle in rolled]
+        return None
 
     def _whole_to(self, key: SeriesKey, start_ns: int, end_ns: int, now_ns: int) -> bool:
         """Whether nothing is missing up to `end_ns`, counting buckets in which a followed instrument was quiet."""
         coverage = self._book.of(key)
         if coverage.whole(start_ns, end_ns):
             return True
+        if key.interval_s not in INTERVALS_S:
+            # Nobody hears candles of other lengths close: silence says nothing about them.
+            return False
         self._whole.quiet(key, end_ns, now_ns - round(QUIET_S * NS))
         return self._book.of(key).whole(start_ns, end_ns)
 
@@ -848,5 +921,24 @@ def _opens(stretch: tuple[int, int], interval_s: int) -> Iterable[int]:
         at_ns = bounds_of(at_ns, interval_s)[1]
 
 
-def _over(candle: Candle) -> Candle:
-    return candle if candle.closed else msgspec.structs.replace(candle, closed=True)
+def _shorter(interval_s: int, lengths: Iterable[int]) -> Sequence[int]:
+    """Those of the lengths that candles of `interval_s` can be folded from, the longest first."""
+    fitting = (
+        each
+        for each in lengths
+        if each < interval_s
+        and each not in (WEEK_S, MONTH_S)
+        and (DAY_S % each == 0 if interval_s == MONTH_S else interval_s % each == 0)
+    )
+    return sorted(fitting, reverse=True)
+
+
+def _parted(rows: Sequence[Candle], tail: Sequence[Candle]) -> tuple[Sequence[Candle], Candle | None]:
+    """All but the candle that grows, and that."""
+    if not tail or tail[-1].closed:
+        return [*rows, *tail], None
+    return (rows if len(tail) == 1 else [*rows, *tail[:-1]]), tail[-1]
+
+
+def _marked(candle: Candle, *, closed: bool) -> Candle:
+    return candle if candle.closed is closed else msgspec.structs.replace(candle, closed=closed)
