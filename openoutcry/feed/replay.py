@@ -24,6 +24,8 @@ FAULTS_MAX = 20  # unreadable frames and damaged lines that are named; all are c
 LISTING_PAGES_MAX = 100
 SYMBOLS_MAX = 10_000  # unlisted symbols whose spelling is tried
 HEAD_BYTES_MAX = 120
+# In real time, the pause between files that have no moment in common is cut to so much of recorded time.
+PAUSE_S_MAX = 5.0
 # A replay at full speed lets the others on the loop run after so many frames.
 BREATH_FRAMES = 256
 
@@ -34,6 +36,10 @@ _SIGNAL_NAMES: Mapping[type, str] = {
     Closing: "closing",
     Alive: "alive",
 }
+
+
+# Stands for a symbol in a question that nobody asks.
+ANY = "ANY"
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -103,8 +109,8 @@ class Replay:
 
     Whose frames a file holds says its header, else its name (`BINANCE_FUTURES.ws.1.0.gz`), else `venue`. The listing
     comes from recorded answers, in the files or beside them; an instrument that is not in it is known by its spelling
-    where that tells enough. Iterate once: plainly for all events at once, `paced` for real time. `summary` is whole at
-    the end. Raises UnknownVenue, Invalid; OSError where a file cannot be read.
+    where that tells enough. Recorded answers of depth are events like those of frames. Iterate once: plainly for all
+    events at once, `paced` for real time. `summary` is whole at the end. Raises UnknownVenue, Invalid; OSError where a file cannot be read.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class Replay:
         self.summary = Summary(files=len(files))
         self._clock = clock
         self._venues = venues
+        self._left_out_ns = 0  # pauses that nobody waits for
         self._players: dict[str, _Player] = {}
         self._tracks = [(path, self._player(path, venue)) for path in files]
         self._beside = [(path, player) for file, player in self._tracks for path in _beside(file, files)]
@@ -132,13 +139,16 @@ class Replay:
     async def paced(self, speed: float | None = 1.0) -> AsyncIterator[tuple[int, Sequence[Event]]]:
         """Receive time and events of each frame that had some, when they are due: `speed` 2 is twice as fast as it was.
 
-        None: at once, but letting others run in between.
+        None: at once, but letting others run in between. Files that do not overlap in time are played one after the
+        other, with a pause of PAUSE_S_MAX at most in between.
         """
         begun_ns = self._clock.now_ns()
+        first_ns: int | None = None
         for count, (received_ns, events) in enumerate(self._steps()):
+            if first_ns is None:
+                first_ns = received_ns
             if speed is not None:
-                assert self.summary.first_ns is not None
-                due_ns = begun_ns + round((received_ns - self.summary.first_ns) / speed)
+                due_ns = begun_ns + round((received_ns - self._left_out_ns - first_ns) / speed)
                 if due_ns > self._clock.now_ns():
                     await self._clock.sleep((due_ns - self._clock.now_ns()) / NS)
             elif count % BREATH_FRAMES == 0:
@@ -153,10 +163,25 @@ class Replay:
                 for entry in entries(path):
                     if isinstance(entry, Told):
                         player.told(entry)
-            tracks = (_timed(at, path, player) for at, (path, player) in enumerate(self._tracks))
-            for _, _, _, path, player, entry in heapq.merge(*tracks, key=lambda step: step[:3]):
+            playing: set[int] = set()
+            tracks = [_timed(at, path, player, playing) for at, (path, player) in enumerate(self._tracks)]
+            tracks += [_depths(at, path, player) for at, (path, player) in enumerate(self._beside, len(tracks))]
+            last_ns: int | None = None
+            for at_ns, track, _, path, player, entry in heapq.merge(*tracks, key=lambda step: step[:3]):
+                if isinstance(entry, Header | Damaged):
+                    player.other(path, entry)
+                    continue
+                if last_ns is not None and not playing:
+                    self._left_out_ns += max(0, at_ns - last_ns - round(PAUSE_S_MAX * NS))
+                last_ns = at_ns
+                if track < len(self._tracks):
+                    playing.add(track)
                 if isinstance(entry, Frame):
-                    yield entry.received_ns, player.frame(path, entry)
+                    yield at_ns, player.frame(path, entry)
+                elif isinstance(entry, Told):
+                    if track < len(self._tracks):
+                        player.told(entry)
+                    yield at_ns, player.depth(path, entry)
                 else:
                     player.other(path, entry)
         finally:
@@ -226,8 +251,6 @@ class _Player:
                     self._venue.reset(each)
             case Sent():
                 summary.sent += 1
-            case Told():
-                self.told(entry)
             case Dropped(count=count):
                 summary.dropped += count
             case Damaged(line=line, why=why, head=head):
@@ -262,6 +285,33 @@ class _Player:
             self._listing = {instrument.symbol: instrument for instrument in listing}
             self._venue.learn(self._listing.values())
             self._summary.listed = len(self._listing)
+
+    def depth(self, path: Path, told: Told) -> list[Event]:
+        """The snapshot that deltas build on, where the answer is one."""
+        symbol = self._symbol_of_depth(told.asked)
+        if symbol is None:
+            return []
+        try:
+            ask = Ask(query=Query.DEPTH, symbol=symbol)
+            page = self._venue.page(ask, Answer(200, {}, told.body, told.received_ns))
+        except (Unreadable, Refusal) as e:
+            self._summary.skipped["depth"] = self._summary.skipped.get("depth", 0) + 1
+            self._fault(path, told.line, e.why if isinstance(e, Unreadable) else e.text, told.body)
+            return []
+        for event in page.events:
+            name = type(event).__name__
+            self._summary.events[name] = self._summary.events.get(name, 0) + 1
+        return list(page.events)
+
+    def _symbol_of_depth(self, asked: str) -> str | None:
+        """Whose depth was asked for; None where it was something else."""
+        if Query.DEPTH not in self._venue.queries:
+            return None
+        model = self._venue.request(Ask(query=Query.DEPTH, symbol=ANY))
+        if _path(asked) != model.path:
+            return None
+        said = dict(parse_qsl(asked.partition("?")[2]))
+        return next((said.get(key) for key, value in model.query if value == ANY), None)
 
     def _answer(self, ask: Ask) -> Told | None:
         """The recorded answer to that question; one that was asked without a query answers any."""
@@ -317,13 +367,28 @@ class _Player:
             self._summary.faults.append(Fault(path.name, line, why, text))
 
 
-def _timed(track: int, path: Path, player: _Player) -> Iterator[tuple[int, int, int, Path, _Player, Entry]]:
-    """Entries with the time they are due; what has no time of its own follows the one before."""
+# When it is due, the track and the place in it, and what is there.
+_Step = tuple[int, int, int, Path, _Player, Entry]
+
+
+def _timed(track: int, path: Path, player: _Player, playing: set[int]) -> Iterator[_Step]:
+    """Entries with the time they are due; what has no time of its own follows the one before.
+
+    At its end the track is taken out of those that are `playing`.
+    """
     at_ns = 0
     for place, entry in enumerate(entries(path)):
         if not isinstance(entry, Header | Damaged):
             at_ns = entry.received_ns
         yield at_ns, track, place, path, player, entry
+    playing.discard(track)
+
+
+def _depths(track: int, path: Path, player: _Player) -> Iterator[_Step]:
+    """The REST answers of a file beside; those of the listing were taken before, and tell nothing again."""
+    for place, entry in enumerate(entries(path)):
+        if isinstance(entry, Told):
+            yield entry.received_ns, track, place, path, player, entry
 
 
 def _headed(path: Path) -> str | None:

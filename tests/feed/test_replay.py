@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -13,11 +13,13 @@ import pytest
 
 from openoutcry.clock import ManualClock
 from openoutcry.errors import Invalid, UnknownVenue
-from openoutcry.events import NS, Candle, DepthSnapshot, Event, Side, Trade
+from openoutcry.events import NS, Candle, DepthDelta, DepthSnapshot, Event, Side, Trade
+from openoutcry.feed.depth import Depth, Outcome
 from openoutcry.feed.recorder import Recorder, record_listing
 from openoutcry.feed.recording import target
-from openoutcry.feed.replay import Replay, Summary, as_json
+from openoutcry.feed.replay import PAUSE_S_MAX, Replay, Summary, as_json
 from openoutcry.venues import VENUES
+from openoutcry.venues.binance import BinanceSpot
 from openoutcry.venues.venue import Answer, Ask, Query, Request
 
 START_NS = 1_737_918_843_000_000_000
@@ -92,6 +94,44 @@ async def test_a_file_cut_short_gives_what_is_whole_and_names_the_rest(tmp_path:
     assert [e.id for e in events if isinstance(e, Trade)][:4] == [0, 1, 2, 3]
     assert summary.damaged == 1
     assert (summary.faults[0].file, summary.faults[0].why) == (path.name, "cut short")
+
+
+class Resetting(BinanceSpot):
+    """Notes when its deltas begin anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resets: list[str] = []
+
+    def reset(self, endpoint: str) -> None:
+        self.resets.append(endpoint)
+
+
+async def test_where_a_connection_was_opened_deltas_begin_anew_and_recorded_snapshots_are_events(
+    tmp_path: Path,
+) -> None:
+    venue = Resetting()
+    recorder = Recorder("binance", tmp_path, ManualClock(START_NS))
+    asked = venue.request(Ask(query=Query.DEPTH, symbol="BTCUSDT"))
+    for at_ns in (START_NS, START_NS + 9 * NS):
+        recorder.opened("market", at_ns)
+        recorder.sent("market", at_ns + 1, b'{"method":"SUBSCRIBE"}')
+        recorder.told(asked, at_ns + 2, b'{"lastUpdateId":7,"bids":[["1","2"]],"asks":[]}')
+    recorder.told(asked, START_NS + 20 * NS, b'{"code":-1121,"msg":"Invalid symbol."}')
+    await recorder.close()
+    replay = Replay(recorder.files, ManualClock(), venues={"binance": lambda: venue})
+    snapshots = list(replay)
+    level = (Decimal(1), Decimal(2))
+    assert [type(e) for e in snapshots] == [DepthSnapshot, DepthSnapshot]
+    assert snapshots[1] == DepthSnapshot(
+        "binance:BTCUSDT", START_NS + 9 * NS + 2, START_NS + 9 * NS + 2, (level,), (), 7
+    )
+    assert venue.resets == ["market", "market"]
+    summary = replay.summary
+    assert (summary.sent, summary.answers, summary.events) == (2, 3, {"DepthSnapshot": 2})
+    # What it would not tell is named.
+    assert summary.skipped == {"depth": 1}
+    assert len(summary.faults) == 1
 
 
 # Whose frames, and what they say
@@ -205,6 +245,28 @@ async def test_in_real_time_frames_come_when_they_came(tmp_path: Path, speed: fl
     assert [e.id for events in heard for e in events if isinstance(e, Trade)] == [0, 1]
 
 
+async def test_nobody_waits_out_the_years_between_two_recordings(tmp_path: Path) -> None:
+    year_ns = 365 * 86_400 * NS
+    # Silences within a recording, and where recordings overlap, are as they were.
+    early = write(tmp_path / "hyperliquid.1", [(START_NS, trade(0)), (START_NS + 60 * NS, trade(1))])
+    beside = write(tmp_path / "hyperliquid.2", [(START_NS + 50 * NS, trade(2)), (START_NS + 90 * NS, trade(3))])
+    late = write(tmp_path / "hyperliquid.3", [(START_NS + year_ns, trade(4)), (START_NS + year_ns + 30 * NS, trade(5))])
+    clock = ManualClock(5 * NS)
+    due_s: list[float] = []
+
+    async def listen() -> None:
+        async for _, _ in Replay([late, early, beside], clock).paced(2.0):
+            due_s.append((clock.now_ns() - 5 * NS) / NS)
+
+    listening = asyncio.ensure_future(listen())
+    while not listening.done():
+        assert clock.now_ns() < 200 * NS
+        await clock.advance(0.5)
+    await listening
+    begin_s = 45 + PAUSE_S_MAX / 2
+    assert due_s == [0, 25, 30, 45, begin_s, begin_s + 15]
+
+
 async def test_without_a_speed_nobody_waits(tmp_path: Path) -> None:
     path = write(tmp_path / "hyperliquid", [(START_NS + n * NS, trade(n)) for n in range(1_000)])
     assert len([events async for _, events in Replay([path], ManualClock()).paced(None)]) == 1_000
@@ -238,7 +300,7 @@ def test_binance_without_a_recorded_listing(recordings: Path) -> None:
     events, summary = played(recordings / "frames" / "BINANCE.ws.1.0.gz")
     assert summary.venues == ["binance"]
     assert (summary.frames, summary.answers, summary.listed) == (265, 4, 0)
-    assert summary.events == {"DepthDelta": 177, "Quote": 84, "Trade": 2, "Candle": 2}
+    assert summary.events == {"DepthSnapshot": 4, "DepthDelta": 177, "Quote": 84, "Trade": 2, "Candle": 2}
     assert clean(summary)
     first, second = trades_of(events)
     assert first == Trade(
@@ -266,7 +328,7 @@ def test_binance_futures_with_the_listing_recorded_beside(recordings: Path) -> N
     events, summary = played(recordings / "frames" / "BINANCE_FUTURES.ws.1.0.gz")
     assert summary.venues == ["binance_futures"]
     assert (summary.frames, summary.answers, summary.listed) == (1_535, 5, 122)
-    assert summary.events == {"DepthDelta": 764, "Quote": 613, "Trade": 91, "Candle": 67}
+    assert summary.events == {"DepthSnapshot": 4, "DepthDelta": 764, "Quote": 613, "Trade": 91, "Candle": 67}
     assert clean(summary)
     trades = trades_of(events)
     assert sum((t.size for t in trades), Decimal(0)) == Decimal(177_768)
@@ -299,6 +361,35 @@ def test_binance_delivery_counts_contracts_by_the_listing_recorded_beside(record
     # The volume column of the venue is contracts; its "quote volume" is coins.
     candle = next(e for e in events if isinstance(e, Candle))
     assert (candle.volume, candle.quote_volume) == (Decimal("9.49653573"), Decimal(18_930))
+
+
+@pytest.mark.parametrize(
+    ("name", "deltas"),
+    [
+        ("BINANCE", {"NKNUSDT": 150, "BLZETH": 10, "LRCBTC": 15, "RUNEEUR": 2}),
+        ("BINANCE_FUTURES", {"SUSHIUSDT": 255, "AKROUSDT": 189, "KEEPUSDT": 135, "CTKUSDT": 185}),
+    ],
+)
+def test_recorded_deltas_join_the_recorded_snapshots_into_books(
+    recordings: Path, name: str, deltas: dict[str, int]
+) -> None:
+    events, _ = played(recordings / "frames" / f"{name}.ws.1.0.gz")
+    kept: dict[str, Depth] = defaultdict(Depth)
+    outcomes: dict[str, Counter[Outcome]] = defaultdict(Counter)
+    last: dict[str, DepthDelta] = {}
+    for event in events:
+        symbol = event.instrument.partition(":")[2]
+        if isinstance(event, DepthSnapshot | DepthDelta):
+            outcomes[symbol][kept[symbol].take(event)] += 1
+        if isinstance(event, DepthDelta):
+            last[symbol] = event
+    assert {symbol: sum(counts.values()) - 1 for symbol, counts in outcomes.items()} == deltas
+    for symbol, depth in kept.items():
+        # Every delta was joined, and none broke the chain or crossed the book.
+        assert outcomes[symbol][Outcome.BROKEN] == 0
+        assert depth.seq == last[symbol].seq
+        assert depth.bids(1)[0][0] < depth.asks(1)[0][0]
+        assert len(depth.bids(1_000)) > 100
 
 
 OKX_LISTING = {
