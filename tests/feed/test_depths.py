@@ -113,6 +113,21 @@ async def test_a_snapshot_older_than_the_stream_is_asked_for_again_and_what_wait
     assert [len(books.asked_s), books.kept] == [2, 12]
 
 
+async def test_an_answer_that_was_slow_and_too_old_is_followed_by_one_question_not_two(books: Books) -> None:
+    books.rig.world.answering.clear()
+    books.rig.follow("AAA", Feed.DEPTH)
+    await books.rig.run(1)
+    books.delta(9, 10)
+    await books.rig.run(8)
+    assert len(books.asked_s) == 1
+    books.rig.world.script_for["/depth"] = lambda _said: Response(
+        200, {}, b'{"book": %d}' % (9 * (len(books.asked_s) > 1))
+    )
+    books.rig.world.answering.set()
+    await books.rig.run(30)
+    assert [len(books.asked_s), books.kept] == [2, 10]
+
+
 async def test_a_venue_that_does_not_answer_is_asked_ever_more_rarely_and_one_question_at_a_time(books: Books) -> None:
     books.status = 404
     books.rig.follow("AAA", Feed.DEPTH)
