@@ -77,6 +77,11 @@ class Depths:
         kept = self._kept.get(name)
         return None if kept is None else kept.depth
 
+    def known(self, name: str) -> bool:
+        """Whether its levels are known now."""
+        kept = self._kept.get(name)
+        return kept is not None and kept.depth.seq is not None
+
     def add(self, name: str) -> None:
         """Keep it."""
         self._kept[name] = _Kept(Depth(streamed=self._streamed))

@@ -242,6 +242,8 @@ class Desk:
             return self._rounds[POLLED[feed]].fresh(symbol)
         if feed is Feed.TRADES and not self._watches[instrument].whole:
             return False
+        if feed is Feed.DEPTH and not self._depths.known(instrument):
+            return False
         return all(self.sessions.covered(stream) for stream in streams)
 
     def follow(self, instrument: Instrument, feeds: Iterable[Feed]) -> Callable[[], None]:

@@ -89,7 +89,7 @@ class Recorder:
         self._keep(_line(received_ns, word, frame))
 
     def opened(self, endpoint: str, received_ns: int) -> None:
-        """A connection of that endpoint was opened."""
+        """The only connection to that endpoint was opened: what deltas were built on before is void."""
         self._keep(_line(received_ns, f"open:{endpoint}".encode(), b""))
 
     def sent(self, endpoint: str, at_ns: int, frame: bytes) -> None:

@@ -62,6 +62,7 @@ async def test_a_snapshot_is_asked_for_when_the_stream_flows_and_deltas_join_it(
     assert books.asked_s == []
     await books.rig.run(1)
     assert [len(books.asked_s), books.kept] == [1, 5]
+    assert books.rig.feed.followed(NAME, Feed.DEPTH)
     books.delta(5, 6)
     await books.rig.run(3)
     assert [len(books.asked_s), books.kept] == [1, 6]
@@ -78,6 +79,7 @@ async def test_deltas_that_came_while_it_was_asked_for_are_joined_to_it(books: B
     books.seq = 5
     await books.rig.run(1)
     assert books.kept is None
+    assert not books.rig.feed.followed(NAME, Feed.DEPTH)
     books.rig.world.answering.set()
     await books.rig.run()
     assert [len(books.asked_s), books.kept] == [1, 8]
