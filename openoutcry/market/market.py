@@ -48,6 +48,8 @@ WINDOWS_MAX = 6
 WINDOW_MIN = 98
 # Shorter candles that one answer may be folded from: a day of minutes and a window. Beyond it the venue is asked once.
 FOLDED_MAX = 3_000
+# Lengths that are not stored are asked for in parts up to so many rows, and as they are beyond.
+PARTS_MAX = 1_000
 # So long a silence, in intervals, at the beginning of a window is taken for the time before the instrument was listed.
 SILENCE_MAX = 500
 # A trade may still be on its way so long after the end of its minute; before that nobody says "nothing was traded".
@@ -413,15 +415,11 @@ class Market:
         begun_ns = _begun(instrument, interval_s)
         served_s = interval_s if interval_s in INTERVALS_S or self._asks(instrument, interval_s, side) else 0
         key = SeriesKey(instrument.name, Of.CANDLES, served_s or self._base(instrument, interval_s, side), side)
-        many = limit
+        many, least = limit, _window_min(interval_s)
         for _ in range(WINDOWS_MAX):
             low_ns = max(_step(high_ns, interval_s, -many), min(begun_ns, high_ns))
-            if (
-                many < WINDOW_MIN
-                and side is Side.BOTH
-                and self._asks_for(instrument, interval_s, side, low_ns, high_ns)
-            ):
-                many = WINDOW_MIN
+            if many < least and side is Side.BOTH and self._asks_for(instrument, interval_s, side, low_ns, high_ns):
+                many = least
                 low_ns = max(_step(high_ns, interval_s, -many), min(begun_ns, high_ns))
             told = await self._stretch(instrument, interval_s, side, low_ns, high_ns, growing=growing)
             silent_ns = _step(low_ns, interval_s, SILENCE_MAX)
@@ -472,41 +470,32 @@ class Market:
         first: tuple[int, int] | None = None,
     ) -> Stretch:
         """The same without what grows live: with `growing` the venue is asked for that."""
+        lack = None if growing else self._folds(key, start_ns, end_ns)
+        if lack is not None:
+            lack_ns, base_s = lack
+            told = await self._history.rows(key, instrument, None, start_ns, lack_ns)
+            rest = await self._folded(instrument, base_s, key, lack_ns, end_ns)
+            return Stretch([*told.rows, *rest.rows], rest.tail, [*told.missing, *rest.missing])
+        if first is None and self._in_parts(instrument, key, start_ns, end_ns, growing=growing):
+            base_s = _shorter(key.interval_s, INTERVALS_S)[0]
+            return await self._folded(instrument, base_s, key, start_ns, end_ns, growing=growing)
         asked = Query.CANDLES if self._asks(instrument, key.interval_s, key.side) else None
-        if key.interval_s in INTERVALS_S or asked is not None:
-            lack = None if growing else self._folds(key, start_ns, end_ns)
-            if lack is not None:
-                lack_ns, base_s = lack
-                told = await self._history.rows(key, instrument, None, start_ns, lack_ns)
-                rest = await self._folded(instrument, base_s, key.interval_s, key.side, lack_ns, end_ns)
-                return Stretch([*told.rows, *rest.rows], rest.tail, [*told.missing, *rest.missing])
-            told = await self._history.rows(key, instrument, asked, start_ns, end_ns, growing=growing, first=first)
-            if asked is not None or not told.missing:
-                return told
         base_s = self._base(instrument, key.interval_s, key.side)
-        if base_s:
-            return await self._folded(
-                instrument, base_s, key.interval_s, key.side, start_ns, end_ns, growing=growing
-            )  # fmt: skip
-        if key.interval_s in INTERVALS_S:
-            return told
-        raise Unsupported(f"{instrument.venue} has no candles of {key.interval_s} s")
+        if key.interval_s in INTERVALS_S or asked is not None:
+            told = await self._history.rows(key, instrument, asked, start_ns, end_ns, growing=growing, first=first)
+            if asked is not None or not told.missing or not base_s:
+                return told
+        if not base_s:
+            raise Unsupported(f"{instrument.venue} has no candles of {key.interval_s} s")
+        return await self._folded(instrument, base_s, key, start_ns, end_ns, growing=growing)
 
     async def _folded(
-        self,
-        instrument: Instrument,
-        base_s: int,
-        interval_s: int,
-        side: Side,
-        start_ns: int,
-        end_ns: int,
-        *,
-        growing: bool = False,
+        self, instrument: Instrument, base_s: int, key: SeriesKey, start_ns: int, end_ns: int, *, growing: bool = False
     ) -> Stretch:
-        now_ns = open_of(self._clock.now_ns(), base_s)
-        told = await self._stretch(
-            instrument, base_s, side, start_ns, now_ns if growing else end_ns, growing=growing
-        )  # fmt: skip
+        """Candles of `key` from those of `base_s`."""
+        interval_s = key.interval_s
+        base_end_ns = open_of(self._clock.now_ns(), base_s) if growing else end_ns
+        told = await self._stretch(instrument, base_s, key.side, start_ns, base_end_ns, growing=growing)
         parts = cast("Sequence[Candle]", [*told.rows, *told.tail])
         # From the first part on that may still change nothing is sure.
         sure_ns = told.tail[0].open_ns if told.tail else end_ns
@@ -535,16 +524,19 @@ class Market:
     def _asks_for(self, instrument: Instrument, interval_s: int, side: Side, start_ns: int, end_ns: int) -> bool:
         """Whether closed candles of that stretch can only come from the venue."""
         key = SeriesKey(instrument.name, Of.CANDLES, interval_s, side)
-        if not self._book.of(key).missing(start_ns, end_ns):
-            return False
-        if self._asks(instrument, interval_s, side) or interval_s in INTERVALS_S:
-            return self._folds(key, start_ns, end_ns) is None
-        return True
+        return bool(self._book.of(key).missing(start_ns, end_ns)) and self._folds(key, start_ns, end_ns) is None
 
     def _base(self, instrument: Instrument, interval_s: int, side: Side) -> int:
         """What to fold candles of `interval_s` from: the longest that is stored or served; 0 where nothing is."""
         served = self._outside.intervals_s(instrument.venue) if side is Side.BOTH else frozenset(INTERVALS_S)
         return next(iter(_shorter(interval_s, served)), 0)
+
+    def _in_parts(self, instrument: Instrument, key: SeriesKey, start_ns: int, end_ns: int, *, growing: bool) -> bool:
+        """Whether to ask for shorter candles instead, of which one question answers for several lengths."""
+        if key.interval_s in INTERVALS_S or not (growing or self._book.of(key).missing(start_ns, end_ns)):
+            return False
+        base_s = _shorter(key.interval_s, INTERVALS_S)[0]
+        return end_ns - start_ns <= PARTS_MAX * base_s * NS and self._asks(instrument, base_s, key.side)
 
     def _folds(self, key: SeriesKey, start_ns: int, end_ns: int) -> tuple[int, int] | None:
         """From where on candles are missing that shorter ones, which we have whole, can be folded into, and which."""
@@ -931,6 +923,13 @@ def _shorter(interval_s: int, lengths: Iterable[int]) -> Sequence[int]:
         and (DAY_S % each == 0 if interval_s == MONTH_S else interval_s % each == 0)
     )
     return sorted(fitting, reverse=True)
+
+
+def _window_min(interval_s: int) -> int:
+    """The least candles to ask a venue for; for those that are folded, as many as so many parts make."""
+    if interval_s in INTERVALS_S:
+        return WINDOW_MIN
+    return max(1, WINDOW_MIN * _shorter(interval_s, INTERVALS_S)[0] // interval_s)
 
 
 def _parted(rows: Sequence[Candle], tail: Sequence[Candle]) -> tuple[Sequence[Candle], Candle | None]:

@@ -106,7 +106,11 @@ class Whole:
             stream.open_gaps.discard(gap.start_ns)
             stream.to_ns = max(stream.to_ns, abandoned.end_ns)
             # Trades seen there do not close by themselves; the hole in `whole` speaks for these minutes.
-            stream.unclosed = {minute for minute in stream.unclosed if minute * MINUTE_NS >= abandoned.end_ns}
+            stream.unclosed = {
+                minute
+                for minute in stream.unclosed
+                if (minute + 1) * MINUTE_NS <= gap.start_ns or minute * MINUTE_NS >= abandoned.end_ns
+            }
         if not abandoned.final:
             return
         for key in self._book.keys(gap.instrument):

@@ -50,7 +50,8 @@ class FakeVenue:
     """An Outside with one venue, `fake`, whose candles are a function of their opening time.
 
     `traded` says which minutes traded. `failure`, if set, is raised by the next page (after `pages_before_failure`).
-    `gate` holds answers back until it is set. `promise` False: pages do not say what they are complete for.
+    `gate` holds answers back until it is set. `promise` False: pages do not say what they are complete for; else they are
+    for closed candles, which a candle is `sure_s` after its end.
     """
 
     def __init__(self, clock: ManualClock) -> None:
@@ -62,6 +63,7 @@ class FakeVenue:
         self.gate = asyncio.Event()
         self.gate.set()
         self.promise = True
+        self.sure_s = 0.0
         self.page_max = 1_000
         self.begun_ns = 0
         self.traded: Callable[[int], bool] = lambda _open_ns: True
@@ -134,7 +136,7 @@ class FakeVenue:
         return Candle(
             f"fake:{symbol}", Side.BOTH, interval_s, open_ns, Decimal(number), Decimal(number + 2), Decimal(number),
             Decimal(number + 1), Decimal(len(minutes)), Decimal(len(minutes) * number), len(minutes), None, None,
-            end_ns <= now_ns, now_ns, "venue",
+            end_ns <= now_ns - round(self.sure_s * NS), now_ns, "venue",
         )  # fmt: skip
 
     def _pages(self, ask: Ask) -> list[Page]:
@@ -155,7 +157,9 @@ class FakeVenue:
             full = ask.limit is not None and len(rows) >= ask.limit
             last = number == len(cut) - 1 and not full
             until_ns = end_ns if last else part[-1].open_ns + step_ns
-            pages.append(Page(part, start_ns=at_ns, end_ns=until_ns) if self.promise else Page(part))
+            sure_ns = min(until_ns, open_of(self.clock.now_ns() - round(self.sure_s * NS), ask.interval_s))
+            promised = self.promise and at_ns < sure_ns
+            pages.append(Page(part, start_ns=at_ns, end_ns=sure_ns) if promised else Page(part))
             at_ns = until_ns
         return pages
 

@@ -328,10 +328,14 @@ async def test_a_candle_that_grows_since_before_the_question_is_not_part_of_it(b
 # -- intervals that are folded
 
 
-async def test_an_interval_the_venue_serves_is_asked_for_directly(box: Any) -> None:
+async def test_an_interval_that_is_not_stored_is_asked_for_in_parts_and_a_long_stretch_of_it_directly(box: Any) -> None:
     told = await box.market.candles(box.btc, 180, limit=10)
-    assert {ask.interval_s for ask in box.outside.asks} == {180}
+    assert {ask.interval_s for ask in box.outside.asks} == {60}
     assert len(told.rows) == 10
+    box.outside.asks.clear()
+    told = await box.market.candles(box.btc, 180, limit=1_000)
+    assert {ask.interval_s for ask in box.outside.asks} == {180}
+    assert len(told.rows) == 1_000
 
 
 @pytest.mark.parametrize("interval_s", [180, 1_800, 7_200, 21_600, 28_800, 43_200, 259_200, 604_800, 2_629_746])
