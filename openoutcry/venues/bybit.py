@@ -100,6 +100,8 @@ TOPICS: Mapping[Feed, str] = {
     Feed.FUNDING: "tickers.",
     Feed.MARK_PRICE: "tickers.",
 }
+# Looking a member up in its class costs more than comparing the side did.
+_BUY, _SELL = Side.BUY, Side.SELL
 _AGAINST = {"Buy": Side.SELL, "Sell": Side.BUY}
 _TOPIC = re.compile(r"[A-Za-z]+(?:\.[\w/-]+)+")
 _SPOT = re.compile(r"(?P<coin>\w+?)(?P<quote>USDT|USDC|USDE|USD1|DAI|EUR|BRL|BTC|ETH|TRY|PLN|MNT)")
@@ -180,6 +182,13 @@ class _Head(msgspec.Struct):
     req_id: str = ""
 
 
+# Looked up in the module they cost less than in the venue.
+_decode_trades = msgspec.json.Decoder(_TradeFrame).decode
+_decode_candles = msgspec.json.Decoder(_CandleFrame).decode
+_decode_book = msgspec.json.Decoder(_BookFrame).decode
+_decode_liquidations = msgspec.json.Decoder(_LiquidationFrame).decode
+_decode_ticker = msgspec.json.Decoder(_TickerFrame).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
 _Route = Callable[[bytes, int, Meaning], Sequence[Event | Signal]]
 
 
@@ -206,20 +215,14 @@ class Bybit(BybitHistory):
         self._quotes: dict[str, dict[str, list[_Pair | None]]] = {}
         self._asked: dict[str, tuple[str, ...]] = {}
         self._counter = itertools.count(1)
-        self._routes: dict[bytes, _Route] = {
-            b"publicTrade": self._trades,
-            b"kline": self._candles,
-            b"orderbook": self._depth,
-            b"orderbook.1": self._quote,
-            b"tickers": self._ticker,
-            b"allLiquidation": self._liquidations,
+        self._routes: dict[str, _Route] = {
+            "publicTrade": self._trades,
+            "kline": self._candles,
+            "orderbook": self._depth,
+            "orderbook.1": self._quote,
+            "tickers": self._ticker,
+            "allLiquidation": self._liquidations,
         }
-        self._decode_trades = msgspec.json.Decoder(_TradeFrame).decode
-        self._decode_candles = msgspec.json.Decoder(_CandleFrame).decode
-        self._decode_book = msgspec.json.Decoder(_BookFrame).decode
-        self._decode_liquidations = msgspec.json.Decoder(_LiquidationFrame).decode
-        self._decode_ticker = msgspec.json.Decoder(_TickerFrame).decode
-        self._decode_head = msgspec.json.Decoder(_Head).decode
 
     def learn(self, instruments: Iterable[Instrument]) -> None:
         """Replace the listing, and what topics were known to speak of."""
@@ -268,34 +271,34 @@ class Bybit(BybitHistory):
         """What one frame says. Raises Unreadable."""
         try:
             # {"topic":"publicTrade.BTCUSDT", as the venue writes it; whatever does not stand there is looked at whole.
-            known = self._topics.get(frame[10 : frame.find(b'"', 10)])
+            known = self._topics.get(frame.partition(b",")[0])
             if known is not None:
                 return known[0](frame, received_ns, known[1])
-            head = self._decode_head(frame)
+            head = _decode_head(frame)
             if head.topic is None:
                 return self._answer(head)
-            return self._first(head.topic.encode(), frame, received_ns)
+            return self._first(head.topic, frame, received_ns)
         except (msgspec.MsgspecError, ValueError, ArithmeticError) as e:
             raise errors.Unreadable(f"{type(e).__name__}: {e}", frame) from e
 
-    def _first(self, topic: bytes, frame: bytes, received_ns: int) -> Sequence[Event | Signal]:
+    def _first(self, topic: str, frame: bytes, received_ns: int) -> Sequence[Event | Signal]:
         """Find out what a topic speaks of, and remember it where it is listed: nothing else fills the memory."""
-        kind, _, rest = topic.partition(b".")
-        route = self._routes.get(b"orderbook.1" if topic.startswith(b"orderbook.1.") else kind)
+        kind, _, rest = topic.partition(".")
+        route = self._routes.get("orderbook.1" if topic.startswith("orderbook.1.") else kind)
         if route is None:
-            return [Skipped("unknown_topic", kind.decode("ascii", "replace"))]
-        symbol = rest[rest.rfind(b".") + 1 :].decode("ascii", "replace")
+            return [Skipped("unknown_topic", kind)]
+        symbol = rest.rpartition(".")[2]
         instrument = self._listing.get(symbol)
         if instrument is None:
             return [Skipped("unknown_instrument", symbol)]
         meaning = meaning_of(instrument)
-        self._topics[topic] = (route, meaning)
+        self._topics[f'{{"topic":"{topic}"'.encode()] = (route, meaning)
         return route(frame, received_ns, meaning)
 
     def _trades(self, frame: bytes, received_ns: int, meaning: Meaning) -> Sequence[Event | Signal]:
         events: list[Event | Signal] = []
         name, inverse = meaning.name, meaning.inverse
-        for row in self._decode_trades(frame).data:
+        for row in _decode_trades(frame).data:
             price, count = row.price, row.count
             if not (ZERO < price < NUMBER_MAX and ZERO < count < NUMBER_MAX):
                 raise ValueError("price or size out of range")
@@ -304,7 +307,7 @@ class Bybit(BybitHistory):
             elif inverse:
                 events.append(_inverse_trade(meaning, row, received_ns))
             else:
-                side = TAKER[row.taker]
+                side = _BUY if row.taker == "Buy" else _SELL
                 events.append(Trade(name, row.event_ms * MS, received_ns, row.id, row.seq, side, price, count))
         return events
 
@@ -317,11 +320,11 @@ class Bybit(BybitHistory):
                 received_ns,
                 closed=row.confirm,
             )
-            for row in self._decode_candles(frame).data
+            for row in _decode_candles(frame).data
         ]
 
     def _depth(self, frame: bytes, received_ns: int, meaning: Meaning) -> Sequence[Event | Signal]:
-        message = self._decode_book(frame)
+        message = _decode_book(frame)
         book = _checked(message.data)
         event_ns = (message.cts or message.ts) * MS
         if message.type == "snapshot" or book.update == 1:
@@ -331,7 +334,7 @@ class Bybit(BybitHistory):
         return [DepthDelta(meaning.name, event_ns, received_ns, book.bids, book.asks, number, number, number - 1)]
 
     def _quote(self, frame: bytes, received_ns: int, meaning: Meaning) -> Sequence[Event | Signal]:
-        message = self._decode_book(frame)
+        message = _decode_book(frame)
         book = _checked(message.data)
         fresh = message.type == "snapshot" or book.update == 1
         quotes = self._quotes.setdefault(meaning.category, {})
@@ -347,7 +350,7 @@ class Bybit(BybitHistory):
     def _liquidations(self, frame: bytes, received_ns: int, meaning: Meaning) -> Sequence[Event | Signal]:
         events: list[Event | Signal] = []
         seen: dict[str, int] = {}
-        for row in self._decode_liquidations(frame).data:
+        for row in _decode_liquidations(frame).data:
             if not (ZERO < row.price < NUMBER_MAX and ZERO < row.count < NUMBER_MAX):
                 raise ValueError("price or size out of range")
             # The venue gives no id; two alike in one frame are two.
@@ -371,7 +374,7 @@ class Bybit(BybitHistory):
         return events
 
     def _ticker(self, frame: bytes, received_ns: int, meaning: Meaning) -> Sequence[Event | Signal]:
-        message = self._decode_ticker(frame)
+        message = _decode_ticker(frame)
         tickers = self._tickers.setdefault(meaning.category, {})
         if message.type == "snapshot":
             tickers[meaning.name] = {}

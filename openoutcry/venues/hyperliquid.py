@@ -123,7 +123,7 @@ class _Answered(msgspec.Struct, frozen=True):
     subscription: _Subscription
 
 
-class _Trades(msgspec.Struct, frozen=True, tag_field="channel", tag="trades"):
+class _Trades(msgspec.Struct, frozen=True, gc=False, tag_field="channel", tag="trades"):
     data: list[TradeRow]
 
 

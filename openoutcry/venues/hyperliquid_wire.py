@@ -94,11 +94,12 @@ class Names(dict[str, str]):
 def trades_of(rows: Sequence[TradeRow], names: Names, received_ns: int) -> list[Trade]:
     """Rows in the order they were made; their place orders those of one block. Raises Unreadable, InvalidOperation."""
     events: list[Trade] = []
-    for place, row in enumerate(rows):
+    for row in rows:
         price, size = row.price, row.size
         if not (LEAST <= price <= MOST and LEAST <= size <= MOST):
             raise Unreadable("price or size out of bounds")
         side = _BUY if row.side == "B" else _SELL
+        place = len(events)
         events.append(Trade(names[row.coin], row.time_ms * MS, received_ns, row.tid, place, side, price, size))
     return events
 

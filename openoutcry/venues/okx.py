@@ -261,7 +261,7 @@ class Okx(OkxHistory):
         """What one frame says. Raises Unreadable."""
         try:
             # {"arg":{"channel":"trades","instId":"BTC-USDT"}, as the venue writes it; anything else is looked at whole.
-            known = self._streams.get(frame[8 : frame.find(b"}", 8)])
+            known = self._streams.get(frame.partition(b"}")[0])
             if known is not None:
                 return known[0](frame, received_ns, known[1])
             if frame == b"pong":
@@ -286,7 +286,7 @@ class Okx(OkxHistory):
         meaning = self._meanings.get(symbol)
         if meaning is None:
             return [Skipped("unknown_instrument", symbol)]
-        self._streams[f'"channel":"{channel}","instId":"{symbol}"'.encode()] = (route, meaning)
+        self._streams[f'{{"arg":{{"channel":"{channel}","instId":"{symbol}"'.encode()] = (route, meaning)
         return route(frame, received_ns, meaning)
 
     def _trades(self, frame: bytes, received_ns: int, meaning: Meaning) -> _Said:

@@ -124,6 +124,16 @@ def test_a_frame_written_with_spaces_says_the_same(bybit: Bybit) -> None:
     assert bybit.decode(json.dumps(turned, indent=1).encode(), 7) == bybit.decode(tight, 7)
 
 
+def test_a_topic_is_only_recognised_where_it_stands_first(bybit: Bybit) -> None:
+    """Its first field is what a known topic is told by: `type` first is that of every topic."""
+    for topic, kind in (("publicTrade.BTCUSDT", Trade), ("orderbook.50.BTCUSDT", DepthSnapshot)) * 2:
+        message = json.loads(_frame(topic, [_trade()] if kind is Trade else _book([["1", "2"]], [["3", "4"]], 5)))
+        turned = {"type": message["type"], **message}
+        for frame in (turned, message):
+            (told,) = bybit.decode(json.dumps(frame, separators=(",", ":")).encode(), 7)
+            assert type(told) is kind
+
+
 def test_an_inverse_trade_counts_dollars(bybit: Bybit) -> None:
     """Trap 8: 500 contracts of one dollar at 16578.50."""
     (trade,) = bybit.decode(_frame("publicTrade.BTCUSD", [_trade(s="BTCUSD", v="500", S="Sell")]), 7)

@@ -125,6 +125,16 @@ def test_a_frame_written_with_spaces_says_the_same(okx: Okx) -> None:
     assert okx.decode(json.dumps(json.loads(tight), indent=1).encode(), 7) == okx.decode(tight, 7)
 
 
+def test_a_channel_is_only_recognised_where_it_stands_first(okx: Okx) -> None:
+    """Its first fields are what a known channel is told by."""
+    book = {"asks": [["3", "4", "0", "2"]], "bids": [], "ts": "5", "seqId": 6, "prevSeqId": -1}
+    for channel, kind, row in (("trades-all", Trade, _trade()), ("books", DepthSnapshot, book)) * 2:
+        message = json.loads(_frame(channel, "BTC-USDT", row))
+        for frame in ({"x": {}, **message}, {"arg": message["arg"] | {"y": {}}, "data": [row]}, message):
+            (told,) = okx.decode(json.dumps(frame, separators=(",", ":")).encode(), 7)
+            assert type(told) is kind
+
+
 def test_contracts_of_a_linear_swap_become_coins(okx: Okx) -> None:
     """Trap 8: 12 contracts of 0.01 BTC are 0.12 BTC."""
     (trade,) = okx.decode(_frame("trades-all", "BTC-USDT-SWAP", _trade(sz="12", side="sell")), 7)
