@@ -16,6 +16,8 @@ from openoutcry.market.series import Of, Series, SeriesKey
 DAY_S = 86_400
 # How far back minutes are fetched; never less than to 00:00 UTC.
 BACK_S = 86_400.0
+# A question for the days of a week brings these as well, of which three months and the growing one are folded.
+DAYS_BACK = 126
 
 log = structlog.get_logger()
 
@@ -78,6 +80,8 @@ class Warm:
             minutes = await self._closed(instrument, MINUTE_S, Side.BOTH, start_ns, end_ns)
             if minutes is not None:
                 return rollup(minutes, interval_s, start_ns=start_ns, end_ns=end_ns) if minutes else []
+        if interval_s == DAY_S:
+            await self._closed(instrument, DAY_S, Side.BOTH, end_ns - DAYS_BACK * DAY_S * NS, end_ns)
         return await self._closed(instrument, interval_s, Side.BOTH, start_ns, end_ns)
 
     async def _ours(
