@@ -26,7 +26,7 @@ MISCHIEF = {"gap": 0.1, "duplicate": 0.1, "disorder": 0.05, "garbage": 0.1}
 # Where ids tell nothing, a frame that is never sent leaves no trace: only what can be noticed is done there.
 NOTICEABLE = {"duplicate": 0.2, "garbage": 0.1}
 # Venues that serve their newest trades only are played quietly enough for those to reach back to the minute's opening.
-BUSY, QUIET = 8.0, 0.5
+BUSY, QUIET = 8.0, 0.3
 
 Sums = dict[tuple[int, Side, Decimal], Decimal]
 
@@ -87,7 +87,8 @@ class Game:
         for trade in trades:
             sums[trade.event_ns, trade.side, trade.price] += trade.size if trade.contracts is None else trade.contracts
         assert sums == self.truth(symbol, begin_ns, end_ns)
-        assert len(trades) > 20
+        # Just after a minute opened a quiet venue has few.
+        assert trades
 
     def truth(self, symbol: str, begin_ns: int, end_ns: int) -> Sums:
         sums: Sums = defaultdict(Decimal)
