@@ -483,7 +483,8 @@ class Market:
         base_s = self._base(instrument, key.interval_s, key.side)
         if key.interval_s in INTERVALS_S or asked is not None:
             told = await self._history.rows(key, instrument, asked, start_ns, end_ns, growing=growing, first=first)
-            if asked is not None or not told.missing or not base_s:
+            # What grows is not told of a length that is stored but not served.
+            if asked is not None or not base_s or not (growing or told.missing):
                 return told
         if not base_s:
             raise Unsupported(f"{instrument.venue} has no candles of {key.interval_s} s")

@@ -135,6 +135,13 @@ async def test_lengths_inside_the_stored_minutes_are_folded_from_them(box: Any) 
     assert box.outside.asks == []
 
 
+async def test_what_grows_of_a_length_that_is_stored_but_not_served_is_folded(box: Any) -> None:
+    box.outside.venue_intervals_s = frozenset({60})
+    now_open_ns = running(box.clock.now_ns(), 300)
+    told = await box.market.candles(box.btc, 300, limit=1, start_ns=now_open_ns)
+    assert [(row.open_ns, row.closed) for row in told.rows] == [(now_open_ns, False)]
+
+
 async def test_lengths_that_are_not_stored_share_one_question(box: Any) -> None:
     box.outside.venue_intervals_s = frozenset(LENGTHS_S) - {MONTH_S}
     for interval_s in (14_400, 28_800, 43_200):
