@@ -45,6 +45,15 @@ async def test_a_candle_the_venue_is_not_sure_of_yet_is_shown(box: Any, seconds:
     assert told.missing == []
 
 
+@pytest.mark.parametrize(("seconds", "sure"), [(2.0, False), (6.0, True)])
+async def test_a_folded_candle_is_not_surer_than_its_last_part(box: Any, seconds: float, sure: bool) -> None:
+    box.outside.sure_s = 5.0
+    await box.clock.advance(30 + seconds)  # 10:21 begins three minutes
+    told = await box.market.candles(box.btc, 180, limit=3)
+    assert [row.closed for row in told.rows] == [True, sure, False]
+    assert told.rows[-1].open_ns == running(box.clock.now_ns(), 180)
+
+
 async def test_a_new_candle_is_asked_for_as_soon_as_it_begins(box: Any) -> None:
     await box.clock.advance(29.5)
     await box.market.candles(box.btc, 60, limit=3)
@@ -88,7 +97,7 @@ async def test_a_followed_minute_that_is_over_but_not_closed_is_shown_without_a_
 
 
 async def test_a_folded_candle_is_not_closed_before_all_its_parts_are(box: Any) -> None:
-    await box.clock.advance(30 + 9 * 60 + 20)  # 10:30:20, in the last minute before 10:31 nothing ends
+    await box.clock.advance(30 + 9 * 60 + 20)  # 10:30:20
     box.follow()
     box.trade()
     await box.market.candles(box.btc, 60, limit=30)
@@ -155,13 +164,11 @@ async def test_of_silence_longer_candles_that_nobody_hears_close_are_not_called_
     for _ in range(10):
         box.trade()
         await box.advance(60)
-    for interval_s in (180, 1_800):
-        await box.market.candles(box.btc, interval_s, limit=2)
-        key = SeriesKey(NAME, Of.CANDLES, interval_s)
-        end_ns = running(box.clock.now_ns(), interval_s)
-        told = await box.market.candles(box.btc, interval_s, limit=2, end_ns=end_ns)
-        assert len(told.rows) == 2
-        assert not box.market.coverage(key).whole(end_ns, end_ns + interval_s * NS)
+    await box.market.candles(box.btc, 180, limit=2)
+    end_ns = running(box.clock.now_ns(), 180)
+    told = await box.market.candles(box.btc, 180, limit=2, end_ns=end_ns)
+    assert [row.open_ns for row in told.rows] == [end_ns - 360 * NS, end_ns - 180 * NS]
+    assert not box.market.coverage(SeriesKey(NAME, Of.CANDLES, 180)).whole(end_ns - 180 * NS, end_ns)
 
 
 # -- what the live candles tell
