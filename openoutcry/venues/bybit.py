@@ -35,25 +35,29 @@ from openoutcry.events import (
     DepthDelta,
     DepthSnapshot,
     Event,
-    Level,
     Liquidation,
     Quote,
     Side,
     Trade,
 )
 from openoutcry.instrument import Instrument, Kind
+from openoutcry.venues.bounds import (
+    MS,
+    NUMBER_MAX,
+    ZERO,
+    Number,
+    TimeMs,
+    alive,
+    check_traded,
+    levels_of,
+)
 from openoutcry.venues.bybit_history import BybitHistory
 from openoutcry.venues.bybit_wire import (
     INTERVALS,
-    MS,
-    NUMBER_MAX,
     TAKER,
-    ZERO,
     Field,
     Meaning,
-    Number,
     SideWord,
-    TimeMs,
     candle_of,
     meaning_of,
     size_of,
@@ -325,24 +329,22 @@ class Bybit(BybitHistory):
 
     def _depth(self, frame: bytes, received_ns: int, meaning: Meaning) -> Sequence[Event | Signal]:
         message = _decode_book(frame)
-        book = _checked(message.data)
+        number = message.data.update
+        bids, asks = levels_of(message.data.bids), levels_of(message.data.asks)
         event_ns = (message.cts or message.ts) * MS
-        if message.type == "snapshot" or book.update == 1:
-            bids, asks = _alive(book.bids), _alive(book.asks)
-            return [DepthSnapshot(meaning.name, event_ns, received_ns, bids, asks, book.update)]
-        number = book.update
-        return [DepthDelta(meaning.name, event_ns, received_ns, book.bids, book.asks, number, number, number - 1)]
+        if message.type == "snapshot" or number == 1:
+            return [DepthSnapshot(meaning.name, event_ns, received_ns, alive(bids), alive(asks), number)]
+        return [DepthDelta(meaning.name, event_ns, received_ns, bids, asks, number, number, number - 1)]
 
     def _quote(self, frame: bytes, received_ns: int, meaning: Meaning) -> Sequence[Event | Signal]:
         message = _decode_book(frame)
-        book = _checked(message.data)
-        fresh = message.type == "snapshot" or book.update == 1
+        sides = levels_of(message.data.bids), levels_of(message.data.asks)
+        fresh = message.type == "snapshot" or message.data.update == 1
         quotes = self._quotes.setdefault(meaning.category, {})
         best = quotes.setdefault(meaning.name, [None, None])
-        for side, levels in enumerate((book.bids, book.asks)):
+        for side, levels in enumerate(sides):
             if fresh or levels:
-                alive = _alive(levels)
-                best[side] = alive[0] if alive else None
+                best[side] = next(iter(alive(levels)), None)
         (bid_price, bid_size), (ask_price, ask_size) = ((None, None) if b is None else _coins(meaning, b) for b in best)
         event_ns = (message.cts or message.ts) * MS
         return [Quote(meaning.name, event_ns, received_ns, bid_price, bid_size, ask_price, ask_size)]
@@ -351,8 +353,7 @@ class Bybit(BybitHistory):
         events: list[Event | Signal] = []
         seen: dict[str, int] = {}
         for row in _decode_liquidations(frame).data:
-            if not (ZERO < row.price < NUMBER_MAX and ZERO < row.count < NUMBER_MAX):
-                raise ValueError("price or size out of range")
+            check_traded(row.price, row.count)
             # The venue gives no id; two alike in one frame are two.
             key = f"{row.event_ms}-{row.position}-{row.price}-{row.count}"
             seen[key] = seen.get(key, 0) + 1
@@ -428,17 +429,6 @@ def _inverse_trade(meaning: Meaning, row: _TradeRow, received_ns: int) -> Trade:
     return Trade(
         meaning.name, row.event_ms * MS, received_ns, row.id, row.seq, side, row.price, size, 1, value, contracts
     )
-
-
-def _checked(book: _Book) -> _Book:
-    for price, size in (*book.bids, *book.asks):
-        if not (ZERO < price < NUMBER_MAX and ZERO <= size < NUMBER_MAX):
-            raise ValueError("level out of range")
-    return book
-
-
-def _alive(levels: tuple[_Pair, ...]) -> tuple[Level, ...]:
-    return tuple(level for level in levels if level[1])
 
 
 def _coins(meaning: Meaning, level: _Pair) -> tuple[Decimal, Decimal]:

@@ -15,7 +15,7 @@ fills it.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 
@@ -31,27 +31,33 @@ from openoutcry.events import (
     open_of,
 )
 from openoutcry.instrument import Instrument, Kind
+from openoutcry.venues.bounds import (
+    MS,
+    NUMBER_MAX,
+    STEP_UNKNOWN,
+    TIME_MS_END,
+    ZERO,
+    Number,
+    TimeMs,
+    check_traded,
+    period_s,
+    step_of,
+)
 from openoutcry.venues.bybit_wire import (
     CODES,
     HALF,
-    MS,
-    NUMBER_MAX,
-    PERIOD_S_MAX,
     TAKER,
-    TIME_MS_END,
-    ZERO,
     Field,
     Fields,
     Meaning,
-    Number,
     SideWord,
-    TimeMs,
     candle_of,
     meaning_of,
     number_of,
     size_of,
     ticker_events,
 )
+from openoutcry.venues.paging import code_of, instruments_of, promised, read_rows, stretch
 from openoutcry.venues.venue import (
     Answer,
     Ask,
@@ -61,16 +67,11 @@ from openoutcry.venues.venue import (
 )
 
 INTEREST_CODES = {300: "5min", 900: "15min", 1_800: "30min", 3_600: "1h", 14_400: "4h", 86_400: "1d"}
-# The shortest funding interval: a page of so many rows never spans less than that many hours.
-FUNDING_STEP_S = 3_600
 BAN_S = 600.0
 PAUSE_S = 1.0
 PAUSE_S_MAX = 600.0
-# An unlisted symbol does not tell its steps: the finest there is.
-STEP_UNKNOWN = Decimal("1e-8")
 _INVERSE = re.compile(r"(?P<coin>\w+?)USD(?:[FGHJKMNQUVXZ]\d\d)?")
 _LINEAR = re.compile(r"(?P<coin>\w+?)(?P<quote>USDT|USDC|USDE|PERP)?(?P<expiry>-\d{1,2}[A-Z]{3}\d\d)?")
-_T = TypeVar("_T")
 Moment = Annotated[int, msgspec.Meta(ge=0, lt=TIME_MS_END)]  # 0: never
 
 
@@ -232,9 +233,9 @@ class BybitHistory:
 
     def _series_question(self, ask: Ask, query: dict[str, str | int | None]) -> tuple[str, dict[str, str | int | None]]:
         if ask.query is Query.CANDLES:
-            query["interval"] = _code(ask, CODES)
+            query["interval"] = code_of(ask, CODES)
         elif ask.query is Query.OPEN_INTEREST_HISTORY:
-            query["intervalTime"] = _code(ask, INTEREST_CODES)
+            query["intervalTime"] = code_of(ask, INTEREST_CODES)
             if query["category"] == "inverse":
                 raise errors.Unsupported("bybit tells past open interest of inverse contracts in USD, without a price")
         start_ns, end_ns, rows = self._window(ask)
@@ -249,23 +250,7 @@ class BybitHistory:
         return "funding/history", {**query, "startTime": start, "endTime": end, "limit": rows}
 
     def _window(self, ask: Ask) -> tuple[int | None, int | None, int]:
-        """The stretch that one answer is asked for, small enough to fit it: then the venue's order does not matter."""
-        rows_max = self.page_max[ask.query]
-        rows = rows_max if ask.limit is None else max(1, min(rows_max, ask.limit))
-        if ask.newest or ask.start_ns is None:
-            return ask.start_ns, ask.end_ns, rows
-        step_s = FUNDING_STEP_S if ask.query is Query.FUNDING_HISTORY else ask.interval_s or 1
-        start_ns = ask.start_ns
-        listed = self._listing.get(ask.symbol or "")
-        if listed is not None and listed.listed_ns is not None:
-            start_ns = max(start_ns, open_of(listed.listed_ns, step_s))
-        if ask.query is not Query.FUNDING_HISTORY:
-            # The next open: a bucket that opens before the start is not asked for.
-            start_ns = open_of(start_ns + step_s * NS - 1, step_s)
-        end_ns = start_ns + rows * step_s * NS
-        if ask.end_ns is not None:
-            end_ns = max(start_ns + MS, min(end_ns, ask.end_ns))
-        return start_ns, end_ns, rows
+        return stretch(ask, self.page_max[ask.query], self._listing.get(ask.symbol or ""))
 
     def page(self, ask: Ask, answer: Answer) -> Page:
         """What the answer says. Raises UnknownInstrument, RateLimited, OutOfReach, Unavailable, Unreadable."""
@@ -311,17 +296,17 @@ class BybitHistory:
         if ask.query is Query.CANDLES:
             return self._candles_page(ask, meaning, result, now_ns, received_ns)
         if ask.query is Query.OPEN_INTEREST_HISTORY:
-            past = _rows(result, _PastInterests).list
+            past = read_rows(result, _PastInterests).list
             past.sort(key=lambda row: row.timestamp)
             events = [_past_interest(meaning, row, received_ns) for row in past]
             return self._series(ask, events, [e.event_ns for e in events], now_ns)
-        settled = _rows(result, _PastFundings).list
+        settled = read_rows(result, _PastFundings).list
         settled.sort(key=lambda row: row.funding_rate_timestamp)
         rates = _past_fundings(meaning, settled, received_ns)
         return self._series(ask, rates, [r.funding_ns for r in rates], now_ns)
 
     def _candles_page(self, ask: Ask, meaning: Meaning, result: msgspec.Raw, now_ns: int, received_ns: int) -> Page:
-        answer = _rows(result, _CandleList)
+        answer = read_rows(result, _CandleList)
         if answer.symbol and answer.symbol != ask.symbol:
             raise ValueError("candles of another symbol")
         interval_s = ask.interval_s or 0
@@ -353,12 +338,10 @@ class BybitHistory:
             if high < last_ns and (left is None or left > 0):
                 following = msgspec.structs.replace(ask, start_ns=high, limit=left)
         until_ns = whole_ns if end_ns is None else min(end_ns, whole_ns)
-        if known_ns is None or known_ns >= until_ns:
-            return Page(events=found, next=following)
-        return Page(events=found, next=following, start_ns=known_ns, end_ns=until_ns)
+        return promised(found, following, known_ns, until_ns)
 
     def _trades_page(self, ask: Ask, meaning: Meaning, result: msgspec.Raw, received_ns: int) -> Page:
-        past = _rows(result, _PastTrades).list
+        past = read_rows(result, _PastTrades).list
         full = len(past) >= self.page_max[Query.TRADES]
         # Newest first, and several of one millisecond in that order too: turned round, not sorted.
         past.reverse()
@@ -380,13 +363,11 @@ class BybitHistory:
             known_ns = kept[0].time * MS + MS if ask.newest else known_ns
             until_ns = until_ns if ask.newest else kept[-1].time * MS
         events = [_past_trade(meaning, row, received_ns) for row in kept]
-        if known_ns >= until_ns:
-            return Page(events=events)
-        return Page(events=events, start_ns=known_ns, end_ns=until_ns)
+        return promised(events, None, known_ns, until_ns)
 
     def _tickers_page(self, ask: Ask, result: msgspec.Raw, now_ns: int, received_ns: int) -> Page:
         events: list[Event] = []
-        for row in _rows(result, _Tickers).list:
+        for row in read_rows(result, _Tickers).list:
             instrument = self._known(str(row.get("symbol", "")))
             if instrument is None:
                 continue
@@ -401,22 +382,16 @@ class BybitHistory:
         return Page(events=events, next=None if ask.symbol else self._next_category(ask))
 
     def _listing_page(self, ask: Ask, result: msgspec.Raw) -> Page:
-        listing = _rows(result, _Listing)
+        listing = read_rows(result, _Listing)
         category = (ask.cursor or "").partition("|")[0] or next(iter(self.sockets))
-        instruments: list[Instrument] = []
-        failures = 0
-        for raw in listing.list:
-            try:
-                instruments.append(self._instrument(msgspec.json.decode(raw, type=_Listed, strict=False), category))
-            except (msgspec.MsgspecError, ValueError, ArithmeticError, KeyError):
-                failures += 1  # one bad row must not cost the others; a page of nothing else is refused below
-        if failures and not instruments:
-            raise ValueError("no instrument of the listing can be read")
+        instruments, unread = instruments_of(
+            listing.list, lambda row: self._instrument(read_rows(row, _Listed), category)
+        )
         if listing.next_page_cursor:
             following: Ask | None = msgspec.structs.replace(ask, cursor=f"{category}|{listing.next_page_cursor}")
         else:
             following = self._next_category(ask)
-        return Page(events=(), instruments=instruments, next=following)
+        return Page(events=(), instruments=instruments, next=following, unread=unread)
 
     def _next_category(self, ask: Ask) -> Ask | None:
         categories = list(self.sockets)
@@ -435,8 +410,8 @@ class BybitHistory:
             coin=row.base_coin,
             quote=row.quote_coin,
             settle=row.settle_coin or row.quote_coin,
-            tick_size=_positive(row.price_filter["tickSize"]),
-            lot_size=_positive(lot),
+            tick_size=step_of(row.price_filter["tickSize"]),
+            lot_size=step_of(lot),
             contract_size=Decimal(1) if inverse else None,
             inverse=inverse,
             listed_ns=row.launch_time * MS or None,
@@ -446,8 +421,7 @@ class BybitHistory:
 
 
 def _past_trade(meaning: Meaning, row: _PastTrade, received_ns: int) -> Trade:
-    if not (ZERO < row.price < NUMBER_MAX and ZERO < row.size < NUMBER_MAX):
-        raise ValueError("price or size out of range")
+    check_traded(row.price, row.size)
     size, value, contracts = size_of(meaning, row.size, row.price)
     side = TAKER[row.side]
     return Trade(
@@ -467,13 +441,6 @@ def _summary(meaning: Meaning, row: Fields, event_ns: int, received_ns: int) -> 
     return Ticker(meaning.name, event_ns, received_ns, first, high, low, last, volume, turnover, 0)
 
 
-def _positive(text: str) -> Decimal:
-    number = Decimal(text)
-    if not ZERO < number < NUMBER_MAX:
-        raise ValueError("step out of range")
-    return number
-
-
 def _past_interest(meaning: Meaning, row: _PastInterest, received_ns: int) -> OpenInterest:
     size = row.open_interest * HALF if row.single_open_interest is None else row.single_open_interest
     if not ZERO <= size < NUMBER_MAX:
@@ -489,23 +456,11 @@ def _past_fundings(meaning: Meaning, rows: Sequence[_PastFunding], received_ns: 
         if not abs(row.funding_rate) < NUMBER_MAX:
             raise ValueError("funding rate out of range")
         at_ms = row.funding_rate_timestamp
-        interval_s = None if before_ms is None else round((at_ms - before_ms) / 3_600_000) * 3_600 or None
-        interval_s = interval_s if (interval_s or 0) <= PERIOD_S_MAX else None  # rows are missing between
+        interval_s = period_s(before_ms, at_ms)
         at_ns = at_ms * MS
         events.append(FundingRate(meaning.name, at_ns, received_ns, row.funding_rate, at_ns, interval_s, settled=True))
         before_ms = at_ms
     return events
-
-
-def _code(ask: Ask, codes: Mapping[int, str]) -> str:
-    code = codes.get(ask.interval_s or 0)
-    if code is None:
-        raise errors.BadInterval(f"{ask.interval_s} s is none of {sorted(codes)}")
-    return code
-
-
-def _rows(result: msgspec.Raw, shape: type[_T]) -> _T:
-    return msgspec.json.decode(result, type=shape, strict=False)
 
 
 def _pause_s(answer: Answer) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
@@ -13,14 +13,11 @@ from openoutcry.events import (
     MarkPrice,
     OpenInterest,
     Side,
-    open_of,
 )
 from openoutcry.instrument import Instrument, Kind
-from openoutcry.venues.venue import (
-    Signal,
-)
+from openoutcry.venues.bounds import COIN_STEP, MS, NUMBER_MAX, PERIOD_S_MAX, TIME_MS_END, candle_of_row
+from openoutcry.venues.venue import Signal
 
-MS = 1_000_000
 CODES = {
     60: "1",
     180: "3",
@@ -36,17 +33,8 @@ CODES = {
     604_800: "W",
 }
 INTERVALS = {code: interval_s for interval_s, code in CODES.items()}
-NUMBER_MAX = Decimal("1e18")
-COIN_STEP = Decimal("1e-8")
-ZERO = Decimal(0)
 HALF = Decimal("0.5")
 TAKER = {"Buy": Side.BUY, "Sell": Side.SELL}
-# Up to the year 2255, so that nanoseconds fit 64 bits; a stamp in microseconds is out of range.
-TIME_MS_END = 9_000_000_000_000
-TimeMs = Annotated[int, msgspec.Meta(gt=0, lt=TIME_MS_END)]
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-# The longest funding period that is believed.
-PERIOD_S_MAX = 31 * 86_400
 SideWord = Literal["Buy", "Sell"]
 Field = str | int | float | bool | None
 Fields = Mapping[str, Field]
@@ -82,34 +70,12 @@ def candle_of(
     *,
     closed: bool,
 ) -> Candle:
+    """A row of the venue: an inverse contract's volume is dollars and its turnover coins."""
     start_ms, first, high, low, last, volume, turnover = row
-    open_ns = start_ms * MS
-    if interval_s is None or open_of(open_ns, interval_s) != open_ns:
-        raise ValueError("a candle of another interval")
-    if not (ZERO < low <= min(first, last) and max(first, last) <= high < NUMBER_MAX):
-        raise ValueError("candle prices out of range")
-    if not (ZERO <= volume < NUMBER_MAX and ZERO <= turnover < NUMBER_MAX):
-        raise ValueError("candle volume out of range")
     if meaning.inverse:
         volume, turnover = turnover, volume
-    return Candle(
-        instrument=meaning.name,
-        side=Side.BOTH,
-        interval_s=interval_s,
-        open_ns=open_ns,
-        open=first,
-        high=high,
-        low=low,
-        close=last,
-        volume=volume,
-        quote_volume=turnover,
-        trades=0,  # the venue does not count them
-        first_ns=None,
-        last_ns=None,
-        closed=closed,
-        received_ns=received_ns,
-        origin="venue",
-    )
+    told = (start_ms, first, high, low, last, volume, turnover)
+    return candle_of_row(meaning.name, interval_s, told, received_ns, closed=closed)
 
 
 def ticker_events(

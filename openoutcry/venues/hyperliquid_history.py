@@ -51,6 +51,7 @@ from openoutcry.venues.hyperliquid_wire import (
     rate_of,
     trades_of,
 )
+from openoutcry.venues.paging import promised
 from openoutcry.venues.venue import Answer, Ask, Page, Query, Request
 
 CANDLES_SERVED = 5_000  # newest candles of an interval that the venue still has
@@ -321,10 +322,7 @@ class History:
             left = None if ask.limit is None else ask.limit - len(events)
             if left is None or left > 0:
                 following = msgspec.structs.replace(ask, start_ns=end_ns, limit=left)
-        whole_ns = (max(start_ns, reach_ns), min(end_ns, open_of(sure_ns, interval_s)))
-        if whole_ns[0] >= whole_ns[1]:
-            return Page(events, next=following)
-        return Page(events, next=following, start_ns=whole_ns[0], end_ns=whole_ns[1])
+        return promised(events, following, max(start_ns, reach_ns), min(end_ns, open_of(sure_ns, interval_s)))
 
     def _fundings(self, ask: Ask, answer: Answer) -> Page:
         name = self._names[_symbol(ask)]

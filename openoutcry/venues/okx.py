@@ -41,23 +41,28 @@ from openoutcry.events import (
     Trade,
 )
 from openoutcry.instrument import Instrument
+from openoutcry.venues.bounds import (
+    MS,
+    NUMBER_MAX,
+    ZERO,
+    Number,
+    TimeMs,
+    alive,
+    check_traded,
+    levels_of,
+)
 from openoutcry.venues.okx_history import WEIGHTS, OkxHistory
 from openoutcry.venues.okx_wire import (
     INTERVALS,
     KINDS,
-    MS,
-    NUMBER_MAX,
     SIDES,
-    ZERO,
     BarRow,
     FundingRow,
     InterestRow,
     MarkRow,
     Meaning,
-    Number,
     OrderSide,
     TickerRow,
-    TimeMs,
     TradeRow,
     candle_of,
     contracts_of,
@@ -315,7 +320,7 @@ class Okx(OkxHistory):
     def _quote(self, frame: bytes, received_ns: int, meaning: Meaning) -> _Said:
         events: list[Event | Signal] = []
         for book in self._decode_book(frame).data:
-            bids, asks = _levels(book.bids), _levels(book.asks)
+            bids, asks = levels_of(book.bids), levels_of(book.asks)
             bid, ask = (_coins(meaning, side[0]) if side else (None, None) for side in (bids, asks))
             events.append(Quote(meaning.name, book.ts * MS, received_ns, *bid, *ask))
         return events
@@ -337,12 +342,12 @@ class Okx(OkxHistory):
         message = self._decode_book(frame)
         events: list[Event | Signal] = []
         for book in message.data:
-            bids, asks = _levels(book.bids), _levels(book.asks)
+            bids, asks = levels_of(book.bids), levels_of(book.asks)
             event_ns, checksum = book.ts * MS, book.checksum or None
             snapshot = message.action == "snapshot"
             seq, previous = self._number(meaning.name, book, snapshot=snapshot)
             if snapshot:
-                bids, asks = _alive(bids), _alive(asks)
+                bids, asks = alive(bids), alive(asks)
                 events.append(DepthSnapshot(meaning.name, event_ns, received_ns, bids, asks, seq, checksum))
             else:
                 events.append(DepthDelta(meaning.name, event_ns, received_ns, bids, asks, seq, seq, previous, checksum))
@@ -376,8 +381,7 @@ class Okx(OkxHistory):
                 continue
             for order in row.details:
                 price, count = order.price, order.contracts
-                if not (ZERO < price < NUMBER_MAX and ZERO < count < NUMBER_MAX):
-                    raise ValueError("price or size out of range")
+                check_traded(price, count)
                 # The venue gives no id; two alike in one frame are two.
                 key = f"{order.event_ms}-{order.side}-{price}-{count}"
                 nth = seen[row.inst_id + key] = seen.get(row.inst_id + key, 0) + 1
@@ -431,14 +435,3 @@ def _answer(head: _Head) -> _Said:
 def _coins(meaning: Meaning, level: Level) -> Level:
     price, count = level
     return price, size_of(meaning, count, price)[0]
-
-
-def _levels(rows: tuple[_Row, ...]) -> tuple[Level, ...]:
-    for row in rows:
-        if not (ZERO < row[0] < NUMBER_MAX and ZERO <= row[1] < NUMBER_MAX):
-            raise ValueError("level out of range")
-    return tuple(row[:2] for row in rows)
-
-
-def _alive(levels: tuple[Level, ...]) -> tuple[Level, ...]:
-    return tuple(level for level in levels if level[1])

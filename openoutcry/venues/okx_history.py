@@ -16,7 +16,6 @@ by a stretch that fits it, so that it does not matter from which end the venue f
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import TypeVar
 
 import msgspec
 
@@ -24,7 +23,6 @@ from openoutcry import errors
 from openoutcry.events import (
     NS,
     Candle,
-    Event,
     FundingRate,
     OpenInterest,
     Ticker,
@@ -32,21 +30,24 @@ from openoutcry.events import (
     open_of,
 )
 from openoutcry.instrument import Instrument, Kind
+from openoutcry.venues.bounds import (
+    MS,
+    STEP_UNKNOWN,
+    TimeMs,
+    check_traded,
+    period_s,
+    step_of,
+)
 from openoutcry.venues.okx_wire import (
     BARS,
     KINDS,
-    MS,
-    NUMBER_MAX,
-    PERIOD_S_MAX,
     SIDES,
-    ZERO,
     BarRow,
     FundingRow,
     InterestRow,
     MarkRow,
     Meaning,
     TickerRow,
-    TimeMs,
     TradeRow,
     candle_of,
     contracts_of,
@@ -59,6 +60,7 @@ from openoutcry.venues.okx_wire import (
     size_of,
     time_ms_of,
 )
+from openoutcry.venues.paging import code_of, instruments_of, promised, read_rows, stretch
 from openoutcry.venues.venue import (
     Answer,
     Ask,
@@ -69,28 +71,14 @@ from openoutcry.venues.venue import (
 )
 
 DAY_NS = 86_400 * NS
-INTEREST_BARS = {
-    300: "5m",
-    900: "15m",
-    1_800: "30m",
-    3_600: "1H",
-    7_200: "2H",
-    14_400: "4H",
-    21_600: "6Hutc",
-    43_200: "12Hutc",
-    86_400: "1Dutc",
-    604_800: "1Wutc",
-}
-# The shortest funding interval: a page of so many rows never spans less than that many hours.
-FUNDING_STEP_S = 3_600
+# Past open interest is told from five minutes up.
+INTEREST_BARS = {interval_s: bar for interval_s, bar in BARS.items() if interval_s >= 300}
 # How far back the venue serves: bars of `candles` and of past open interest; past trades and funding.
 RECENT_BARS = 1_440
 PAST_DAYS = 93
 KIND_NAMES = {"SPOT": "spot", "SWAP": "a swap", "FUTURES": "a dated future"}
 PAUSE_S = 2.0
 PAUSE_S_MAX = 600.0
-# An unlisted symbol does not tell its steps: the finest there is.
-STEP_UNKNOWN = Decimal("1e-8")
 # Requests and seconds: each endpoint has its own budget.
 WEIGHTS: Mapping[str, Rate] = {
     "public/instruments": Rate(20, 2.0),
@@ -111,7 +99,6 @@ NOT_LISTED = "51001"
 BAD_PARAMETER = "51000"
 _SPOT = re.compile(r"(?P<coin>[\w$]+)-(?P<quote>[\w$]+)")
 _HTML = (b"<!", b"<h", b"<H")
-_T = TypeVar("_T")
 
 
 class _Envelope(msgspec.Struct):
@@ -222,7 +209,7 @@ class OkxHistory:
         if ask.query is Query.FUNDING_HISTORY:
             start_ms, end_ms, rows = self._window_ms(ask)
             return "public/funding-rate-history", {**query, "before": _less(start_ms), "after": end_ms, "limit": rows}
-        period = _bar(ask, INTEREST_BARS)
+        period = code_of(ask, INTEREST_BARS)
         start_ms, end_ms, rows = self._window_ms(ask)
         # Whether the venue counts the bounds in is not told: these give the same rows either way.
         bounds = {"begin": _less(start_ms), "end": _less(end_ms), "limit": rows}
@@ -230,7 +217,7 @@ class OkxHistory:
 
     def _candle_question(self, ask: Ask, query: dict[str, str | int | None]) -> tuple[str, dict[str, str | int | None]]:
         """`candles` has the newest bars and the growing one, `history-candles` the closed ones of all time."""
-        bar = _bar(ask, BARS)
+        bar = code_of(ask, BARS)
         start_ms, end_ms, rows = self._window_ms(ask)
         path = "market/candles" if _recent(ask) else "market/history-candles"
         return path, {**query, "bar": bar, "before": _less(start_ms), "after": end_ms, "limit": rows}
@@ -249,23 +236,7 @@ class OkxHistory:
         return {"type": 2, "after": -(-ask.start_ns // MS), "limit": 1}
 
     def _window(self, ask: Ask) -> tuple[int | None, int | None, int]:
-        """The stretch that one answer is asked for, small enough to fit it: then the venue's order does not matter."""
-        rows_max = self.page_max[ask.query]
-        rows = rows_max if ask.limit is None else max(1, min(rows_max, ask.limit))
-        if ask.newest or ask.start_ns is None:
-            return ask.start_ns, ask.end_ns, rows
-        step_s = FUNDING_STEP_S if ask.query is Query.FUNDING_HISTORY else ask.interval_s or 1
-        start_ns = ask.start_ns
-        listed = self._listing.get(ask.symbol or "")
-        if listed is not None and listed.listed_ns is not None:
-            start_ns = max(start_ns, open_of(listed.listed_ns, step_s))
-        if ask.query is not Query.FUNDING_HISTORY:
-            # The next open: a bucket that opens before the start is not asked for.
-            start_ns = open_of(start_ns + step_s * NS - 1, step_s)
-        end_ns = start_ns + rows * step_s * NS
-        if ask.end_ns is not None:
-            end_ns = max(start_ns + MS, min(end_ns, ask.end_ns))
-        return start_ns, end_ns, rows
+        return stretch(ask, self.page_max[ask.query], self._listing.get(ask.symbol or ""))
 
     def _window_ms(self, ask: Ask) -> tuple[int | None, int | None, int]:
         start_ns, end_ns, rows = self._window(ask)
@@ -310,13 +281,15 @@ class OkxHistory:
         if ask.query is Query.CANDLES:
             return self._candles_page(ask, meaning, data, received_ns)
         if ask.query is Query.OPEN_INTEREST:
-            return Page(events=[open_interest_of(meaning, row, received_ns) for row in _rows(data, list[InterestRow])])
+            return Page(
+                events=[open_interest_of(meaning, row, received_ns) for row in read_rows(data, list[InterestRow])]
+            )
         if ask.query is Query.FUNDING:
             return _funding_page(ask, meaning, data, received_ns)
         if ask.query is Query.FUNDING_HISTORY:
-            settled = sorted(_rows(data, list[_PastFunding]), key=lambda row: row.funding_time)
+            settled = sorted(read_rows(data, list[_PastFunding]), key=lambda row: row.funding_time)
             return self._series(ask, _past_fundings(meaning, settled, received_ns), received_ns, PAST_DAYS * DAY_NS)
-        past = sorted(_rows(data, list[tuple[TimeMs, Decimal, str, str]]))
+        past = sorted(read_rows(data, list[tuple[TimeMs, Decimal, str, str]]))
         interests = [
             open_interest_of(meaning, InterestRow(oi=row[1], oi_ccy=row[2], ts=row[0], oi_usd=row[3]), received_ns)
             for row in past
@@ -342,13 +315,11 @@ class OkxHistory:
             more = end_ns < min(ask.end_ns or now_ns, now_ns) and (left is None or left > 0)
             following = msgspec.structs.replace(ask, start_ns=end_ns, limit=left) if more else None
             known_ns = max(ask.start_ns, now_ns - reach_ns)
-        if known_ns is None or known_ns >= until_ns:
-            return Page(events=kept, next=following)
-        return Page(events=kept, next=following, start_ns=known_ns, end_ns=until_ns)
+        return promised(kept, following, known_ns, until_ns)
 
     def _candles_page(self, ask: Ask, meaning: Meaning, data: msgspec.Raw, now_ns: int) -> Page:
         interval_s = ask.interval_s or 0
-        rows = sorted(_rows(data, list[BarRow]))
+        rows = sorted(read_rows(data, list[BarRow]))
         start_ns, end_ns, rows_max = self._window(ask)
         low = max(start_ns or 0, ask.start_ns or 0)
         candles = [candle_of(meaning, interval_s, row, now_ns) for row in rows]
@@ -365,13 +336,13 @@ class OkxHistory:
             reach_ns = now_ns - RECENT_BARS * interval_s * NS
             if until_ns < min(end_ns, now_ns) and end_ns > reach_ns and (left is None or left > 0):
                 following = msgspec.structs.replace(ask, start_ns=until_ns, limit=left, cursor="recent")
-                return _promised(candles, following, ask.start_ns, min(until_ns, whole_ns))
+                return promised(candles, following, ask.start_ns, min(until_ns, whole_ns))
             known_ns = ask.start_ns
         else:
             known_ns = max(ask.start_ns, whole_ns - (RECENT_BARS - 1) * interval_s * NS)
         more = end_ns < min(ask.end_ns or now_ns, now_ns) and (left is None or left > 0)
         following = msgspec.structs.replace(ask, start_ns=end_ns, limit=left) if more else None
-        return _promised(candles, following, known_ns, min(end_ns, whole_ns))
+        return promised(candles, following, known_ns, min(end_ns, whole_ns))
 
     def _newest_candles(self, ask: Ask, candles: Sequence[Candle], now_ns: int, *, full: bool) -> Page:
         left = None if ask.limit is None else ask.limit - len(candles)
@@ -384,10 +355,10 @@ class OkxHistory:
             following = msgspec.structs.replace(ask, newest=True, end_ns=oldest_ns, limit=left, cursor=cursor)
         whole_ns = open_of(now_ns, ask.interval_s or 1)
         until_ns = whole_ns if ask.end_ns is None else min(ask.end_ns, whole_ns)
-        return _promised(candles, following, candles[0].open_ns if candles else None, until_ns)
+        return promised(candles, following, candles[0].open_ns if candles else None, until_ns)
 
     def _trades_page(self, ask: Ask, meaning: Meaning, data: msgspec.Raw, now_ns: int) -> Page:
-        rows = sorted(_rows(data, list[TradeRow]), key=lambda row: row.id)
+        rows = sorted(read_rows(data, list[TradeRow]), key=lambda row: row.id)
         if ask.newest or (ask.start_ns is None and ask.from_id is None):
             return self._newest_trades(ask, meaning, rows, now_ns)
         if ask.from_id is None:
@@ -404,11 +375,11 @@ class OkxHistory:
         head = not fresh or fresh[-1].id < after + rows_max
         if past or head or cut or left == 0:
             until_ns = kept[-1].event_ms * MS if (cut or left == 0) and kept else min(high, now_ns)
-            return _promised(events, None, ask.start_ns, until_ns)
+            return promised(events, None, ask.start_ns, until_ns)
         until_ns = fresh[-1].event_ms * MS
         start_ns = None if ask.start_ns is None else max(ask.start_ns, until_ns)
         following = msgspec.structs.replace(ask, start_ns=start_ns, from_id=fresh[-1].id, limit=left)
-        return _promised(events, following, ask.start_ns, until_ns)
+        return promised(events, following, ask.start_ns, until_ns)
 
     def _begin(self, ask: Ask, rows: Sequence[TradeRow]) -> Page:
         """The last trade before the start tells the id to begin with."""
@@ -432,17 +403,17 @@ class OkxHistory:
         full = len(rows) >= min(rows_max, ask.limit or rows_max)
         until_ns = now_ns if ask.end_ns is None else min(now_ns, ask.end_ns)
         if not full or rows[0].event_ms * MS < low:
-            return _promised(events, None, ask.start_ns, until_ns)
+            return promised(events, None, ask.start_ns, until_ns)
         # Of the oldest millisecond some may still be missing: the next page ends with it.
         known_ns = rows[0].event_ms * MS + MS
         following = None
         if (left is not None and left > 0) or (left is None and ask.start_ns is not None):
             following = msgspec.structs.replace(ask, newest=True, end_ns=known_ns, cursor=str(rows[0].id), limit=left)
-        return _promised(events, following, known_ns, until_ns)
+        return promised(events, following, known_ns, until_ns)
 
     def _tickers_page(self, ask: Ask, data: msgspec.Raw, received_ns: int) -> Page:
         events = []
-        for row in _rows(data, list[TickerRow]):
+        for row in read_rows(data, list[TickerRow]):
             meaning = self._known(row.inst_id)
             summary = None if meaning is None else _summary(meaning, row, received_ns)
             if summary is not None:
@@ -460,8 +431,7 @@ def _refuse(ask: Ask) -> None:
 
 def _past_trade(meaning: Meaning, row: TradeRow, received_ns: int) -> Trade:
     price, count = row.price, row.contracts
-    if not (ZERO < price < NUMBER_MAX and ZERO < count < NUMBER_MAX):
-        raise ValueError("price or size out of range")
+    check_traded(price, count)
     size, value = size_of(meaning, count, price)
     side, event_ns = SIDES[row.side], row.event_ms * MS
     contracts = contracts_of(meaning, count)
@@ -477,8 +447,7 @@ def _past_fundings(meaning: Meaning, rows: Sequence[_PastFunding], received_ns: 
         if rate is None:
             continue
         at_ms = row.funding_time
-        interval_s = None if before_ms is None else round((at_ms - before_ms) / 3_600_000) * 3_600 or None
-        interval_s = interval_s if (interval_s or 0) <= PERIOD_S_MAX else None  # rows are missing between
+        interval_s = period_s(before_ms, at_ms)
         events.append(FundingRate(meaning.name, at_ms * MS, received_ns, rate, at_ms * MS, interval_s, settled=True))
         before_ms = at_ms
     return events
@@ -487,8 +456,8 @@ def _past_fundings(meaning: Meaning, rows: Sequence[_PastFunding], received_ns: 
 def _funding_page(ask: Ask, meaning: Meaning, data: msgspec.Raw, received_ns: int) -> Page:
     """The running rate, then the mark price, which the venue tells elsewhere."""
     if ask.cursor == "mark":
-        return Page(events=[mark_price_of(meaning, row, received_ns) for row in _rows(data, list[MarkRow])])
-    rates = [running_of(meaning, row, received_ns) for row in _rows(data, list[FundingRow])]
+        return Page(events=[mark_price_of(meaning, row, received_ns) for row in read_rows(data, list[MarkRow])])
+    rates = [running_of(meaning, row, received_ns) for row in read_rows(data, list[FundingRow])]
     following = msgspec.structs.replace(ask, cursor="mark")
     return Page(events=[rate for rate in rates if rate is not None], next=following)
 
@@ -509,16 +478,9 @@ def _summary(meaning: Meaning, row: TickerRow, received_ns: int) -> Ticker | Non
 
 
 def _listing_page(ask: Ask, data: msgspec.Raw) -> Page:
-    instruments: list[Instrument] = []
-    failures = 0
-    for raw in _rows(data, list[msgspec.Raw]):
-        try:
-            instruments.append(_instrument(msgspec.json.decode(raw, type=_Listed)))
-        except (msgspec.MsgspecError, ValueError, ArithmeticError, KeyError):
-            failures += 1  # one bad row must not cost the others; a page of nothing else is refused below
-    if failures and not instruments:
-        raise ValueError("no instrument of the listing can be read")
-    return Page(events=(), instruments=instruments, next=_next_type(ask))
+    rows = read_rows(data, list[msgspec.Raw])
+    instruments, unread = instruments_of(rows, lambda row: _instrument(msgspec.json.decode(row, type=_Listed)))
+    return Page(events=(), instruments=instruments, next=_next_type(ask), unread=unread)
 
 
 def _next_type(ask: Ask) -> Ask | None:
@@ -529,7 +491,7 @@ def _next_type(ask: Ask) -> Ask | None:
 
 def _instrument(row: _Listed) -> Instrument:
     kind = KINDS[row.inst_type]
-    contract_size = None if kind is Kind.SPOT else _step(row.ct_val) * _step(row.ct_mult or "1")
+    contract_size = None if kind is Kind.SPOT else step_of(row.ct_val) * step_of(row.ct_mult or "1")
     # BTC-USD_UM-SWAP and its like: the part after _ says how it is margined.
     coin, quote = row.inst_id.split("-")[:2]
     return Instrument(
@@ -539,8 +501,8 @@ def _instrument(row: _Listed) -> Instrument:
         coin=row.base_ccy or coin,
         quote=row.quote_ccy or quote.split("_")[0],
         settle=row.settle_ccy or row.quote_ccy or quote,
-        tick_size=_step(row.tick_sz),
-        lot_size=_step(row.lot_sz),
+        tick_size=step_of(row.tick_sz),
+        lot_size=step_of(row.lot_sz),
         contract_size=contract_size,
         inverse=kind is not Kind.SPOT and row.ct_type == "inverse",
         listed_ns=_ns(row.list_time),
@@ -554,20 +516,6 @@ def _ns(text: str) -> int | None:
     return None if time_ms is None else time_ms * MS
 
 
-def _step(text: str) -> Decimal:
-    number = number_of(text)
-    if not number:
-        raise ValueError("step out of range")
-    return number
-
-
-def _bar(ask: Ask, bars: Mapping[int, str]) -> str:
-    bar = bars.get(ask.interval_s or 0)
-    if bar is None:
-        raise errors.BadInterval(f"{ask.interval_s} s is none of {sorted(bars)}")
-    return bar
-
-
 def _recent(ask: Ask) -> bool:
     """Whether the newest bars are asked, rather than the history."""
     if ask.newest or ask.start_ns is None:
@@ -577,16 +525,6 @@ def _recent(ask: Ask) -> bool:
 
 def _less(time_ms: int | None) -> int | None:
     return None if time_ms is None else time_ms - 1
-
-
-def _promised(events: Sequence[Event], following: Ask | None, start_ns: int | None, end_ns: int) -> Page:
-    if start_ns is None or start_ns >= end_ns:
-        return Page(events=events, next=following)
-    return Page(events=events, next=following, start_ns=start_ns, end_ns=end_ns)
-
-
-def _rows(data: msgspec.Raw, shape: type[_T]) -> _T:
-    return msgspec.json.decode(data, type=shape, strict=False)
 
 
 def _pause_s(answer: Answer) -> float:

@@ -11,11 +11,20 @@ from openoutcry.events import (
     MarkPrice,
     OpenInterest,
     Side,
-    open_of,
 )
 from openoutcry.instrument import Instrument, Kind
+from openoutcry.venues.bounds import (
+    COIN_STEP,
+    MS,
+    NUMBER_MAX,
+    PERIOD_S_MAX,
+    TIME_MS_END,
+    ZERO,
+    Number,
+    TimeMs,
+    candle_of_row,
+)
 
-MS = 1_000_000
 BARS = {
     60: "1m",
     180: "3m",
@@ -32,16 +41,7 @@ BARS = {
 }
 INTERVALS = {bar: interval_s for interval_s, bar in BARS.items()}
 KINDS = {"SPOT": Kind.SPOT, "SWAP": Kind.PERPETUAL, "FUTURES": Kind.FUTURE}
-NUMBER_MAX = Decimal("1e18")
-COIN_STEP = Decimal("1e-8")
-ZERO = Decimal(0)
 SIDES = {"buy": Side.BUY, "sell": Side.SELL}
-# Up to the year 2255, so that nanoseconds fit 64 bits; a stamp in microseconds is out of range.
-TIME_MS_END = 9_000_000_000_000
-TimeMs = Annotated[int, msgspec.Meta(gt=0, lt=TIME_MS_END)]
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-# The longest funding period that is believed.
-PERIOD_S_MAX = 31 * 86_400
 BarRow = tuple[TimeMs, Decimal, Decimal, Decimal, Decimal, Decimal, Decimal, Decimal, Literal["0", "1"]]
 OrderSide = Literal["buy", "sell"]
 
@@ -124,34 +124,10 @@ def contracts_of(meaning: Meaning, count: Decimal) -> Decimal | None:
 
 
 def candle_of(meaning: Meaning, interval_s: int, row: BarRow, received_ns: int) -> Candle:
+    """A bar of the venue: spot counts coins first; a derivative counts contracts first and coins second."""
     start_ms, first, high, low, last, count, coins, quote, confirm = row
-    open_ns = start_ms * MS
-    if open_of(open_ns, interval_s) != open_ns:
-        raise ValueError("a candle of another interval")
-    if not (ZERO < low <= min(first, last) and max(first, last) <= high < NUMBER_MAX):
-        raise ValueError("candle prices out of range")
-    # Spot counts coins first; a derivative counts contracts first and coins second.
-    volume = count if meaning.contract_size is None else coins
-    if not (ZERO <= volume < NUMBER_MAX and ZERO <= quote < NUMBER_MAX):
-        raise ValueError("candle volume out of range")
-    return Candle(
-        instrument=meaning.name,
-        side=Side.BOTH,
-        interval_s=interval_s,
-        open_ns=open_ns,
-        open=first,
-        high=high,
-        low=low,
-        close=last,
-        volume=volume,
-        quote_volume=quote,
-        trades=0,  # the venue does not count them
-        first_ns=None,
-        last_ns=None,
-        closed=confirm == "1",
-        received_ns=received_ns,
-        origin="venue",
-    )
+    told = (start_ms, first, high, low, last, count if meaning.contract_size is None else coins, quote)
+    return candle_of_row(meaning.name, interval_s, told, received_ns, closed=confirm == "1")
 
 
 def open_interest_of(meaning: Meaning, row: InterestRow, received_ns: int) -> OpenInterest:

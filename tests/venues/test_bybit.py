@@ -571,8 +571,10 @@ def test_the_listing_is_paged_by_cursor_through_both_markets(bybit: Bybit) -> No
         asked.append((query["category"], query.get("cursor")))
         return served[asked[-1]]
 
-    instruments = [i for page in _pages(bybit, Ask(query=Query.INSTRUMENTS), serve) for i in page.instruments]
+    pages = list(_pages(bybit, Ask(query=Query.INSTRUMENTS), serve))
     assert asked == list(served)
+    assert [page.unread for page in pages] == [1, 1, 0]
+    instruments = [i for page in pages for i in page.instruments]
     perpetual, future, inverse = instruments
     assert (perpetual.name, perpetual.kind, perpetual.contract_size) == ("bybit:BTCUSDT", Kind.PERPETUAL, None)
     assert (perpetual.tick_size, perpetual.lot_size) == (Decimal("0.10"), Decimal("0.001"))

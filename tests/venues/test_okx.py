@@ -454,6 +454,7 @@ def test_the_listing_is_asked_type_by_type_and_one_bad_row_costs_only_itself(okx
     spot |= {"baseCcy": "BTC", "quoteCcy": "USDT", "listTime": "1611907686000"}
     rows = {"SPOT": [spot, {**spot, "tickSz": "NaN"}, 5], "SWAP": [swap], "FUTURES": [future]}
     pages = list(_pages(okx, Ask(query=Query.INSTRUMENTS), lambda _, query: rows[query["instType"]]))
+    assert [page.unread for page in pages] == [2, 0, 0]
     pair, perpetual, dated = (i for page in pages for i in page.instruments)
     assert (pair.name, pair.kind, pair.contract_size, pair.coin) == ("okx:BTC-USDT", Kind.SPOT, None, "BTC")
     assert (perpetual.contract_size, perpetual.inverse, perpetual.settle) == (Decimal(100), True, "BTC")
