@@ -179,9 +179,9 @@ class _Channel(msgspec.Struct, frozen=True):
     channel: str
 
 
-_FRAMES = msgspec.json.Decoder(_Frame)
-_CHANNEL = msgspec.json.Decoder(_Channel)
-_SUBSCRIPTION = msgspec.json.Decoder(_Subscription)
+_decode_frame = msgspec.json.Decoder(_Frame).decode
+_decode_channel = msgspec.json.Decoder(_Channel).decode
+_decode_subscription = msgspec.json.Decoder(_Subscription).decode
 
 
 class Hyperliquid:
@@ -247,7 +247,7 @@ class Hyperliquid:
     def decode(self, frame: bytes, received_ns: int) -> Sequence[Event | Signal]:
         """What one frame says. Raises Unreadable."""
         try:
-            message = _FRAMES.decode(frame)
+            message = _decode_frame(frame)
             if type(message) is _Trades:
                 return trades_of(message.data, self._names, received_ns)
             return self._others(message, received_ns)
@@ -348,7 +348,7 @@ def _complaint(text: str) -> Signal:
     name = None
     if brace:
         try:
-            name = _stream_name(_SUBSCRIPTION.decode(brace + rest))
+            name = _stream_name(_decode_subscription(brace + rest))
         except (msgspec.DecodeError, RecursionError):
             name = None
     if reason.startswith("Already unsubscribed"):
@@ -360,7 +360,7 @@ def _complaint(text: str) -> Signal:
 
 def _unknown_channel(frame: bytes, e: msgspec.ValidationError) -> Sequence[Signal]:
     try:
-        channel = _CHANNEL.decode(frame).channel
+        channel = _decode_channel(frame).channel
     except (msgspec.DecodeError, RecursionError):
         channel = ""
     if not channel or channel in _CHANNELS:
