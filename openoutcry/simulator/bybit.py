@@ -24,6 +24,7 @@ import msgspec
 
 from openoutcry.events import open_of
 from openoutcry.instrument import Kind
+from openoutcry.simulator.bars import running, still, still_after
 from openoutcry.simulator.kit import MS, NS, Answer, Asked, Frame, Line, Personality, beats, json, whole
 from openoutcry.simulator.limits import Pool, Verdict
 from openoutcry.simulator.tape import Bar, Listing, Row, Tape
@@ -256,16 +257,7 @@ class Bybit(Personality):
 
     def _running(self, listing: Listing, interval_s: int, at_ns: int) -> Bar | None:
         """The candle that holds the last moment before `at_ns`, of what was traded until then."""
-        open_ns = open_of(at_ns - 1, interval_s)
-        if open_ns < self.world.life(listing.name)[0]:
-            return None
-        made = self.world.window(listing.name, open_ns, at_ns)
-        return self._flat(listing, open_ns) if made is None else made._replace(open_ns=open_ns)
-
-    def _flat(self, listing: Listing, open_ns: int) -> Bar:
-        before = self.world.last_orders(listing.name, 1, open_ns)
-        ticks = int(before.ticks[0]) if len(before) else self.world.quote(listing.name, open_ns).bid_ticks
-        return _still(open_ns, ticks)
+        return running(self.world, listing.name, open_of(at_ns - 1, interval_s), at_ns)
 
     def _bar_frame(self, topic: str, listing: Listing, interval_s: int, bar: Bar, at_ns: int, *, closed: bool) -> bytes:
         start, first, high, low, last, volume, turnover = self._bar(listing, bar)
@@ -492,10 +484,10 @@ class Bybit(Personality):
         if first_ns >= until_ns:
             return []
         made = await self.candles(listing.name, interval_s, first_ns, min(until_ns, now_ns))
-        by_open, ticks = {bar.open_ns: bar for bar in made}, self._flat(listing, first_ns).close
+        by_open, ticks = {bar.open_ns: bar for bar in made}, still_after(self.world, listing.name, first_ns).close
         bars = []
         for open_ns in range(first_ns, until_ns, interval_s * NS):
-            bars.append(by_open.get(open_ns) or _still(open_ns, ticks))
+            bars.append(by_open.get(open_ns) or still(open_ns, ticks))
             ticks = bars[-1].close
         return bars
 
@@ -571,7 +563,7 @@ class Bybit(Personality):
     async def _summary(self, symbol: str, listing: Listing, now_ns: int) -> dict[str, str]:
         speller, start_ns = self.world.speller(listing.name), now_ns - DAY_NS
         await self.candles(listing.name, 60, start_ns, now_ns)
-        bar = self.world.window(listing.name, start_ns, now_ns) or _still(start_ns, 0)
+        bar = self.world.window(listing.name, start_ns, now_ns) or still(start_ns, 0)
         row = self._bar(listing, bar)
         return {
             "symbol": symbol,
@@ -624,10 +616,6 @@ def _reply(text: str, number: str, op: str, *, success: bool = True) -> bytes:
 def _bankrupt(row: Row) -> int:
     way = -1 if row.sell else 1
     return max(row.ticks + way * (row.ticks * BANKRUPT_PER_MILLE // 1_000), 1)
-
-
-def _still(open_ns: int, ticks: int) -> Bar:
-    return Bar(open_ns, ticks, ticks, ticks, ticks, 0, 0, 0, 0, 0, 0, 0, 0, 0, open_ns, open_ns)
 
 
 def _changes(old: dict[str, str], new: dict[str, str]) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ import msgspec
 
 from openoutcry.events import open_of
 from openoutcry.instrument import Kind
+from openoutcry.simulator.bars import running, still, still_after
 from openoutcry.simulator.kit import MS, NS, Answer, Asked, Frame, Line, Personality, beats, json, whole
 from openoutcry.simulator.limits import Pool, Verdict
 from openoutcry.simulator.tape import Bar, Listing, Row
@@ -286,16 +287,7 @@ class Okx(Personality):
 
     def _running(self, listing: Listing, bar: str, at_ns: int) -> Bar | None:
         """The bar that holds the last moment before `at_ns`, of what was traded until then."""
-        open_ns = _open_ns(bar, at_ns - 1)
-        if open_ns < self.world.life(listing.name)[0]:
-            return None
-        made = self.world.window(listing.name, open_ns, at_ns)
-        return self._flat(listing, open_ns) if made is None else made._replace(open_ns=open_ns)
-
-    def _flat(self, listing: Listing, open_ns: int) -> Bar:
-        before = self.world.last_orders(listing.name, 1, open_ns)
-        ticks = int(before.ticks[0]) if len(before) else self.world.quote(listing.name, open_ns).bid_ticks
-        return _flat(open_ns, ticks)
+        return running(self.world, listing.name, _open_ns(bar, at_ns - 1), at_ns)
 
     def _liquidations(self, inst_type: str, start_ns: int, end_ns: int) -> Iterator[Frame]:
         rows = [(symbol, a) for symbol, a in self.listings() if INST_TYPES[a.instrument.kind] == inst_type]
@@ -452,10 +444,10 @@ class Okx(Personality):
         if not opens:
             return []
         made = await self._made(listing, name, opens[-1], min(opens[0] + seconds_ns, now_ns))
-        ticks = self._flat(listing, opens[-1]).close
+        ticks = still_after(self.world, listing.name, opens[-1]).close
         rows = []
         for open_ns in reversed(opens):
-            bar = made.get(open_ns) or _flat(open_ns, ticks)
+            bar = made.get(open_ns) or still(open_ns, ticks)
             ticks = bar.close
             rows.append(self._bar(listing, bar, closed=open_ns + seconds_ns <= now_ns))
         return rows[::-1]
@@ -519,7 +511,7 @@ class Okx(Personality):
     async def _ticker(self, subject: str, listing: Listing, now_ns: int) -> dict[str, Any]:
         speller, start_ns = self.world.speller(listing.name), now_ns - DAY_NS
         await self.candles(listing.name, 60, start_ns, now_ns)
-        bar = self.world.window(listing.name, start_ns, now_ns) or _flat(start_ns, 0)
+        bar = self.world.window(listing.name, start_ns, now_ns) or still(start_ns, 0)
         row = self._bar(listing, bar, closed=True)
         return self._touch(subject, listing, now_ns) | {
             "last": speller.price(bar.close),
@@ -662,10 +654,6 @@ def _open_ns(bar: str, at_ns: int) -> int:
 
 def _closes(bar: str, at_ns: int) -> bool:
     return _open_ns(bar, at_ns) == at_ns
-
-
-def _flat(open_ns: int, ticks: int) -> Bar:
-    return Bar(open_ns, ticks, ticks, ticks, ticks, 0, 0, 0, 0, 0, 0, 0, 0, 0, open_ns, open_ns)
 
 
 def _grown(bar: Bar, more: Bar) -> Bar:
