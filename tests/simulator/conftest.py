@@ -1,6 +1,7 @@
 """A world whose time stands still until a test moves it, played on a real socket."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import httpx2
@@ -8,16 +9,24 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from openoutcry.clock import ManualClock
+from openoutcry.events import Candle, Event, FundingRate, MarkPrice
 from openoutcry.simulator.simulator import Simulator
+from openoutcry.simulator.tape import Bar
+from openoutcry.simulator.world import World
+from openoutcry.venues.venue import Ask, Query
 
 NS = 1_000_000_000
 # 2026-11-20 13:00:20 UTC: a Friday, twenty seconds into a minute.
 START_NS = 1_795_179_620 * NS
+DAY_NS = 86_400 * NS
 
 Play = Callable[..., Awaitable[Simulator]]
 Get = Callable[..., Awaitable[httpx2.Response]]
 Dial = Callable[[str], Awaitable[ClientConnection]]
 Drain = Callable[[ClientConnection], Awaitable[list[bytes]]]
+SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
+AskAll = Callable[[Ask], Awaitable[Sequence[Event]]]
+SameFunding = Callable[[World, str, int, AskAll], Awaitable[MarkPrice]]
 
 
 @pytest.fixture
@@ -81,3 +90,60 @@ def drain() -> Drain:
             frames.append(frame)
 
     return until_answered
+
+
+@pytest.fixture(scope="session")
+def same_bars() -> SameBars:
+    """Holds candles against bars of the world, whose numbers are made anew from its trades."""
+
+    def hold(world: World, name: str, candles: Iterable[Candle], bars: Iterable[Bar]) -> None:
+        told = [(c.open_ns, c.open, c.high, c.low, c.close, c.volume, c.quote_volume) for c in candles]
+        assert told == [_bar_of_trades(world, name, bar) for bar in bars]
+
+    return hold
+
+
+def _bar_of_trades(world: World, name: str, bar: Bar) -> tuple[int | Decimal, ...]:
+    speller, instrument = world.speller(name), world.listing(name).instrument
+    tape = world.orders(name, bar.open_ns, bar.last_ns + 1)
+    rows = list(tape)
+    prices = [speller.price_decimal(row.ticks) for row in rows]
+    contracts = [speller.size_decimal(row.lots) for row in rows]
+    size = instrument.contract_size or Decimal(1)
+    if instrument.inverse:
+        volume = sum((Decimal(e8).scaleb(-8) for e8 in world.coins_e8(name, tape)), Decimal(0))
+        value = sum(contracts, Decimal(0)) * size
+    else:
+        volume = sum(contracts, Decimal(0)) * size
+        value = sum((p * n * size for p, n in zip(prices, contracts, strict=True)), Decimal(0))
+    return (bar.open_ns, prices[0], max(prices), min(prices), prices[-1], volume, value)
+
+
+@pytest.fixture(scope="session")
+def same_funding() -> SameFunding:
+    """Holds the running and the settled rates of an instrument, paid every so many hours, against the world's.
+
+    Gives the mark price that was told with the running one.
+    """
+
+    async def hold(world: World, name: str, hours: int, ask_all: AskAll) -> MarkPrice:
+        symbol = name.partition(":")[2]
+        rate, mark = await ask_all(Ask(query=Query.FUNDING, symbol=symbol))
+        running = world.running_funding(name, START_NS)
+        assert isinstance(rate, FundingRate)
+        assert (rate.rate, rate.funding_ns, rate.interval_s) == (running.rate, running.funding_ns, hours * 3_600)
+        assert isinstance(mark, MarkPrice)
+        assert mark.mark == world.mark(name, START_NS)
+        start_ns = START_NS - 20 * DAY_NS
+        told = await ask_all(Ask(query=Query.FUNDING_HISTORY, symbol=symbol, start_ns=start_ns, end_ns=START_NS))
+        paid = world.funding(name, start_ns, START_NS)
+        assert [(e.rate, e.event_ns) for e in told if isinstance(e, FundingRate)] == [
+            (s.rate, s.stamp_ns) for s in paid
+        ]
+        newest = await ask_all(Ask(query=Query.FUNDING_HISTORY, symbol=symbol, newest=True, limit=5))
+        assert [(e.funding_ns, e.interval_s) for e in newest if isinstance(e, FundingRate)][1:] == [
+            (s.stamp_ns, hours * 3_600) for s in paid[-4:]
+        ]
+        return mark
+
+    return hold

@@ -1,7 +1,7 @@
 """The Bybit adapters against the personalities over real sockets, with the world's truth at hand."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
@@ -28,6 +28,7 @@ from openoutcry.instrument import Instrument
 from openoutcry.simulator.bybit import Bybit as Personality
 from openoutcry.simulator.simulator import Simulator
 from openoutcry.simulator.tape import Bar
+from openoutcry.simulator.world import World
 from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
 from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.venue import (
@@ -44,6 +45,8 @@ from openoutcry.venues.venue import (
     Subscribed,
 )
 
+SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
+SameFunding = Callable[[World, str, int, Callable[[Ask], Awaitable[Sequence[Event]]]], Awaitable[MarkPrice]]
 NS = 1_000_000_000
 MS = 1_000_000
 # 2026-11-20 13:00:20 UTC, twenty seconds into a minute.
@@ -212,31 +215,17 @@ async def test_trades_that_are_streamed_are_the_trades_of_the_world(client: Clie
         assert all(t.value == t.contracts for t in heard)
 
 
-def _bar_told(candle: Candle) -> tuple[Any, ...]:
-    return (candle.open_ns, candle.open, candle.high, candle.low, candle.close, candle.volume, candle.quote_volume)
-
-
-def _bar_true(client: Client, name: str, bar: Bar) -> tuple[Any, ...]:
-    """Recomputed from the trades of the world, not from its candles."""
-    speller, inverse = client.world.speller(name), client.world.listing(name).instrument.inverse
-    tape = client.world.orders(name, bar.open_ns, bar.last_ns + 1)
-    rows = list(tape)
-    prices = [speller.price_decimal(row.ticks) for row in rows]
-    sizes = [speller.size_decimal(row.lots) for row in rows]
-    money = sizes if inverse else [p * n for p, n in zip(prices, sizes, strict=True)]
-    coins = [Decimal(e8).scaleb(-8) for e8 in client.world.coins_e8(name, tape)] if inverse else sizes
-    return (bar.open_ns, prices[0], max(prices), min(prices), prices[-1], sum(coins), sum(money))
-
-
 @pytest.mark.parametrize("name", [LINEAR, INVERSE, SPOT])
-async def test_candles_that_are_streamed_close_with_the_trades_of_the_world(client: Client, name: str) -> None:
+async def test_candles_that_are_streamed_close_with_the_trades_of_the_world(
+    client: Client, same_bars: SameBars, name: str
+) -> None:
     venue = name.partition(":")[0]
     socket, frames = await client.subscribe(name, Feed.CANDLES)
     await client.clock.advance(150.0)
     candles = [e for e in await client.hear(socket, frames, venue) if isinstance(e, Candle)]
     first_ns = NOW_NS - NOW_NS % MINUTE_NS
     bars = client.world.candles(name, 60, first_ns, first_ns + 2 * MINUTE_NS)
-    assert [_bar_told(c) for c in candles if c.closed] == [_bar_true(client, name, bar) for bar in bars]
+    same_bars(client.world, name, (c for c in candles if c.closed), bars)
     assert any(not c.closed for c in candles)
 
 
@@ -402,17 +391,17 @@ async def test_a_silent_client_is_cut_and_nonsense_is_answered(client: Client) -
 
 
 @pytest.mark.parametrize("name", [LINEAR, INVERSE, SPOT])
-async def test_candles_that_are_asked_are_those_of_the_trades(client: Client, name: str) -> None:
+async def test_candles_that_are_asked_are_those_of_the_trades(client: Client, same_bars: SameBars, name: str) -> None:
     venue, _, symbol = name.partition(":")
     end_ns = NOW_NS - NOW_NS % MINUTE_NS
     start_ns = end_ns - 1_300 * MINUTE_NS
     ask = Ask(query=Query.CANDLES, symbol=symbol, interval_s=60, start_ns=start_ns, end_ns=end_ns)
     pages = await client.pages(ask, venue)
-    told = [_bar_told(e) for page in pages for e in page.events if isinstance(e, Candle)]
+    told = [e for page in pages for e in page.events if isinstance(e, Candle)]
     bars = client.world.candles(name, 60, start_ns, end_ns)
     traded = {bar.open_ns for bar in bars}
-    assert [row[0] for row in told] == list(range(start_ns, end_ns, MINUTE_NS))
-    assert [row for row in told if row[0] in traded] == [_bar_true(client, name, bar) for bar in bars]
+    assert [c.open_ns for c in told] == list(range(start_ns, end_ns, MINUTE_NS))
+    same_bars(client.world, name, (c for c in told if c.open_ns in traded), bars)
     assert [(page.start_ns, page.end_ns) for page in pages] == [
         (start_ns, start_ns + 1_000 * MINUTE_NS),
         (start_ns + 1_000 * MINUTE_NS, end_ns),
@@ -486,22 +475,11 @@ async def test_open_interest_and_its_history_count_one_side(client: Client) -> N
 
 
 @pytest.mark.parametrize(("symbol", "hours"), [("BTCUSDT", 8), ("AVAXUSDT", 4), ("BTCUSD", 8)])
-async def test_funding_and_its_history_are_those_of_the_world(client: Client, symbol: str, hours: int) -> None:
-    name = f"bybit:{symbol}"
-    rate, mark = await client.ask(Ask(query=Query.FUNDING, symbol=symbol))
-    running = client.world.running_funding(name, NOW_NS)
-    assert isinstance(rate, FundingRate)
-    assert (rate.rate, rate.funding_ns, rate.interval_s) == (running.rate, running.funding_ns, hours * 3_600)
-    assert isinstance(mark, MarkPrice)
-    assert (mark.mark, mark.index) == (client.world.mark(name, NOW_NS), client.world.index(name, NOW_NS))
-    start_ns = NOW_NS - 20 * DAY_NS
-    told = await client.ask(Ask(query=Query.FUNDING_HISTORY, symbol=symbol, start_ns=start_ns, end_ns=NOW_NS))
-    paid = client.world.funding(name, start_ns, NOW_NS)
-    assert [(e.rate, e.event_ns) for e in told if isinstance(e, FundingRate)] == [(s.rate, s.stamp_ns) for s in paid]
-    newest = await client.ask(Ask(query=Query.FUNDING_HISTORY, symbol=symbol, newest=True, limit=5))
-    assert [(e.funding_ns, e.interval_s) for e in newest if isinstance(e, FundingRate)][1:] == [
-        (s.stamp_ns, hours * 3_600) for s in paid[-4:]
-    ]
+async def test_funding_and_its_history_are_those_of_the_world(
+    client: Client, same_funding: SameFunding, symbol: str, hours: int
+) -> None:
+    mark = await same_funding(client.world, f"bybit:{symbol}", hours, client.ask)
+    assert mark.index == client.world.index(f"bybit:{symbol}", NOW_NS)
 
 
 async def test_tickers_sum_the_last_day_of_every_instrument(client: Client) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -27,10 +27,13 @@ from openoutcry.events import (
 from openoutcry.instrument import Instrument
 from openoutcry.simulator.simulator import Simulator
 from openoutcry.simulator.tape import Bar, Row
+from openoutcry.simulator.world import World
 from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
 from openoutcry.venues.okx import Okx
 from openoutcry.venues.venue import Alive, Answer, Ask, Closing, Feed, Page, Query, Refused, Signal, Subscribed
 
+SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
+SameFunding = Callable[[World, str, int, Callable[[Ask], Awaitable[Sequence[Event]]]], Awaitable[MarkPrice]]
 NS = 1_000_000_000
 MS = 1_000_000
 # 2026-11-20 13:00:20 UTC, twenty seconds into a minute.
@@ -170,36 +173,16 @@ async def test_the_joined_trades_hold_the_same_fills(client: Client) -> None:
     assert max(t.count for t in heard) > 1
 
 
-def _bar_told(candle: Candle) -> tuple[Any, ...]:
-    return (candle.open_ns, candle.open, candle.high, candle.low, candle.close, candle.volume, candle.quote_volume)
-
-
-def _bar_true(client: Client, symbol: str, bar: Bar) -> tuple[Any, ...]:
-    """Recomputed from the trades of the world, not from its candles."""
-    name = f"okx:{symbol}"
-    speller, instrument = client.world.speller(name), client.world.listing(name).instrument
-    tape = client.world.orders(name, bar.open_ns, bar.last_ns + 1)
-    rows = list(tape)
-    prices = [speller.price_decimal(row.ticks) for row in rows]
-    contracts = [speller.size_decimal(row.lots) for row in rows]
-    size = instrument.contract_size or Decimal(1)
-    if instrument.inverse:
-        volume = sum((Decimal(e8).scaleb(-8) for e8 in client.world.coins_e8(name, tape)), Decimal(0))
-        value = sum(contracts, Decimal(0)) * size
-    else:
-        volume = sum(contracts, Decimal(0)) * size
-        value = sum((p * n * size for p, n in zip(prices, contracts, strict=True)), Decimal(0))
-    return (bar.open_ns, prices[0], max(prices), min(prices), prices[-1], volume, value)
-
-
 @pytest.mark.parametrize("symbol", [SPOT, SWAP, INVERSE])
-async def test_candles_that_are_streamed_close_with_the_trades_of_the_world(client: Client, symbol: str) -> None:
+async def test_candles_that_are_streamed_close_with_the_trades_of_the_world(
+    client: Client, same_bars: SameBars, symbol: str
+) -> None:
     socket, frames = await client.subscribe(Feed.CANDLES, symbol=symbol)
     await client.clock.advance(150.0)
     candles = [e for e in await client.hear(socket, frames) if isinstance(e, Candle)]
     first_ns = NOW_NS - NOW_NS % MINUTE_NS
     bars = client.world.candles(f"okx:{symbol}", 60, first_ns, first_ns + 2 * MINUTE_NS)
-    assert [_bar_told(c) for c in candles if c.closed] == [_bar_true(client, symbol, bar) for bar in bars]
+    same_bars(client.world, f"okx:{symbol}", (c for c in candles if c.closed), bars)
     assert any(not c.closed for c in candles)
 
 
@@ -332,16 +315,16 @@ async def test_a_silent_connection_is_cut_and_a_planned_close_announced(client: 
 
 
 @pytest.mark.parametrize("symbol", [SPOT, SWAP, INVERSE])
-async def test_candles_that_are_asked_are_those_of_the_trades(client: Client, symbol: str) -> None:
+async def test_candles_that_are_asked_are_those_of_the_trades(client: Client, same_bars: SameBars, symbol: str) -> None:
     end_ns = NOW_NS - NOW_NS % MINUTE_NS
     start_ns = end_ns - 400 * MINUTE_NS
     ask = Ask(query=Query.CANDLES, symbol=symbol, interval_s=60, start_ns=start_ns, end_ns=end_ns)
     pages = await client.pages(ask)
-    told = [_bar_told(e) for page in pages for e in page.events if isinstance(e, Candle)]
+    told = [e for page in pages for e in page.events if isinstance(e, Candle)]
     bars = client.world.candles(f"okx:{symbol}", 60, start_ns, end_ns)
     traded = {bar.open_ns for bar in bars}
-    assert [row[0] for row in told] == list(range(start_ns, end_ns, MINUTE_NS))
-    assert [row for row in told if row[0] in traded] == [_bar_true(client, symbol, bar) for bar in bars]
+    assert [c.open_ns for c in told] == list(range(start_ns, end_ns, MINUTE_NS))
+    same_bars(client.world, f"okx:{symbol}", (c for c in told if c.open_ns in traded), bars)
     assert max(page.end_ns or 0 for page in pages) == end_ns
     assert len(pages) == 3  # two of the history, and what it does not have yet
 
@@ -436,22 +419,10 @@ async def test_open_interest_and_its_history_are_those_of_the_world(client: Clie
 
 
 @pytest.mark.parametrize(("symbol", "hours"), [(SWAP, 8), ("AVAX-USDT-SWAP", 4)])
-async def test_funding_and_its_history_are_those_of_the_world(client: Client, symbol: str, hours: int) -> None:
-    name = f"okx:{symbol}"
-    rate, mark = await client.ask(Ask(query=Query.FUNDING, symbol=symbol))
-    running = client.world.running_funding(name, NOW_NS)
-    assert isinstance(rate, FundingRate)
-    assert (rate.rate, rate.funding_ns, rate.interval_s) == (running.rate, running.funding_ns, hours * 3_600)
-    assert isinstance(mark, MarkPrice)
-    assert mark.mark == client.world.mark(name, NOW_NS)
-    start_ns = NOW_NS - 20 * DAY_NS
-    told = await client.ask(Ask(query=Query.FUNDING_HISTORY, symbol=symbol, start_ns=start_ns, end_ns=NOW_NS))
-    paid = client.world.funding(name, start_ns, NOW_NS)
-    assert [(e.rate, e.event_ns) for e in told if isinstance(e, FundingRate)] == [(s.rate, s.stamp_ns) for s in paid]
-    newest = await client.ask(Ask(query=Query.FUNDING_HISTORY, symbol=symbol, newest=True, limit=5))
-    assert [(e.funding_ns, e.interval_s) for e in newest if isinstance(e, FundingRate)][1:] == [
-        (s.stamp_ns, hours * 3_600) for s in paid[-4:]
-    ]
+async def test_funding_and_its_history_are_those_of_the_world(
+    client: Client, same_funding: SameFunding, symbol: str, hours: int
+) -> None:
+    await same_funding(client.world, f"okx:{symbol}", hours, client.ask)
 
 
 async def test_tickers_sum_the_last_day_of_every_instrument(client: Client) -> None:
