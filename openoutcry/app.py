@@ -204,7 +204,12 @@ class Server:
             # Only jitter: it must differ between servers that start together.
             chance=random.Random(),  # noqa: S311 - not a secret
             numbers=_feed_numbers(config),
-            resume=last_trade(series),
+            resume=last_trade(
+                series,
+                lambda key: self.market.coverage(key),  # noqa: PLW0108 - the market is made after the feed
+                self._world.clock,
+                back_s=config.feed.resume_s,
+            ),
         )
 
     async def _serve(self) -> None:

@@ -10,8 +10,9 @@ from openoutcry.clock import NS, Clock
 from openoutcry.errors import Refusal
 from openoutcry.events import INTERVALS_S, MINUTE_S, Candle, Side, Trade, open_of
 from openoutcry.instrument import Instrument
+from openoutcry.market.coverage import Coverage
 from openoutcry.market.market import Market
-from openoutcry.market.series import Of, Series, SeriesKey
+from openoutcry.market.series import Of, Row, Series, SeriesKey, State
 
 DAY_S = 86_400
 # How far back minutes are fetched; never less than to 00:00 UTC.
@@ -105,19 +106,36 @@ class Warm:
         return None if told.missing else told.rows
 
 
-def last_trade(series: Series) -> Callable[[str], tuple[int | str, int] | None]:
-    """For the feed to go on from: the id and time (ns) of the newest stored trade of an instrument; None where none is.
+def last_trade(
+    series: Series, coverage: Callable[[SeriesKey], Coverage], clock: Clock, *, back_s: float
+) -> Callable[[str], tuple[int | str | None, int] | None]:
+    """For the feed to go on from: id (None where unknown) and time (ns) of the last trade before the first hole.
 
-    The function reads the store at once: it is meant for starts. Raises Unavailable.
+    Trades are stored as they come, whatever is missing before them: after a kill in the middle of a repair the newest
+    one says nothing of those. Holes older than `back_s` are left alone; None where nothing is stored since. The function
+    reads the store at once: it is meant for starts. Raises Unavailable.
     """
 
-    def of(instrument: str) -> tuple[int | str, int] | None:
-        for row in series.read(SeriesKey(instrument, Of.TRADES), limit=1, newest=True):
-            assert isinstance(row, Trade)
-            return row.id, row.event_ns
-        return None
+    def of(instrument: str) -> tuple[int | str | None, int] | None:
+        key = SeriesKey(instrument, Of.TRADES)
+        now_ns = clock.now_ns()
+        earliest_ns, known = now_ns - round(back_s * NS), coverage(key)
+        begins = [open_of(row.event_ns, MINUTE_S) for row in _trades(series.read(key, start_ns=earliest_ns, limit=1))]
+        begins += [span.start_ns for span in known.query(earliest_ns, now_ns) if span.state is not State.MISSING][:1]
+        if not begins:
+            return None
+        begin_ns = max(min(begins), earliest_ns)
+        hole_ns = next((start_ns for start_ns, _ in known.missing(begin_ns, now_ns)), now_ns)
+        if hole_ns > begin_ns:
+            for row in _trades(series.read(key, end_ns=hole_ns, limit=1, newest=True)):
+                return row.id, row.event_ns
+        return None, hole_ns
 
     return of
+
+
+def _trades(rows: Iterable[Row]) -> list[Trade]:
+    return [row for row in rows if isinstance(row, Trade)]
 
 
 def _ladder(now_ns: int) -> list[tuple[int, int, int]]:

@@ -3,9 +3,11 @@
 from decimal import Decimal
 from typing import Any
 
+from openoutcry.clock import ManualClock
 from openoutcry.errors import Refusal
 from openoutcry.events import INTERVALS_S, NS, Side, Trade, open_of
-from openoutcry.market.series import Batch, Of, SeriesKey
+from openoutcry.market.coverage import Coverage
+from openoutcry.market.series import Batch, Of, SeriesKey, State
 from openoutcry.market.warm import Warm, _ladder, last_trade
 from openoutcry.stores.memory import MemorySeries
 
@@ -75,10 +77,20 @@ def test_the_ladder_leads_from_monday_to_this_minute_without_a_hole() -> None:
     assert _ladder(1_736_726_400 * NS) == []  # Monday 00:00: nothing has begun
 
 
-def test_the_feed_goes_on_from_the_newest_stored_trade() -> None:
-    series = MemorySeries()
-    of = last_trade(series)
+def test_the_feed_goes_on_from_the_last_trade_before_the_first_hole() -> None:
+    series, known, clock = MemorySeries(), Coverage(), ManualClock(3_000 * NS)
+    of = last_trade(series, lambda _: known, clock, back_s=1_000)
+    key = SeriesKey(NAME, Of.TRADES)
     assert of(NAME) is None
-    rows = [Trade(NAME, n, n, n * 2, n, Side.BUY, Decimal(1), Decimal(1)) for n in (5, 7, 6)]
-    series.write(Batch({SeriesKey(NAME, Of.TRADES): rows}))
-    assert of(NAME) == (14, 7)
+    at = [n * NS for n in (2_110, 2_150, 2_500, 2_900)]
+    series.write(Batch({key: [Trade(NAME, n, n, n // NS, n, Side.BUY, Decimal(1), Decimal(1)) for n in at]}))
+    # Killed before anything was known to be whole: from the opening of the first trade's minute.
+    assert of(NAME) == (None, 2_100 * NS)
+    known.add(2_100 * NS, 2_200 * NS, State.HAVE)
+    known.add(2_500 * NS, 2_950 * NS, State.HAVE)
+    assert of(NAME) == (2_150, 2_150 * NS)
+    known.add(2_200 * NS, 2_500 * NS, State.REFUSED)
+    assert of(NAME) == (2_900, 2_900 * NS)
+    # A hole older than what is looked back to is left alone.
+    known.add(1_000 * NS, 2_050 * NS, State.MISSING)
+    assert of(NAME) == (2_900, 2_900 * NS)
