@@ -408,7 +408,7 @@ class Desk:
             if ask.query is Query.DEPTH:
                 self._told(request, answer)
             try:
-                return self.venue.page(ask, answer)
+                page = self.venue.page(ask, answer)
             except RateLimited as e:
                 # Said in the body of an answer that looks fine: it counts for the whole venue all the same.
                 self.gate.pause(e.retry_s or 1.0, banned=e.banned)
@@ -423,6 +423,9 @@ class Desk:
             except Exception as e:  # a fault in a translator is one question's failure
                 self.intake.fault(f"fault in the translator of {ask.query}", answer.body)
                 raise Unavailable(name, f"the answer of {name} could not be translated") from e
+            else:
+                self.intake.left_out(page.unread)
+                return page
 
     async def raw(self, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:
         """An answer untouched. Raises Unavailable."""

@@ -116,6 +116,11 @@ class Intake:
         """Count what is not for us."""
         self._count_skipped(skipped.why)
 
+    def left_out(self, rows: int) -> None:
+        """Count rows of an answer that could not be read and were left out, so that the others could be had."""
+        if rows:
+            self._count_skipped("unreadable_row", rows)
+
     def flush(self) -> None:
         """Write the counts to Telemetry."""
         name, to = self._venue.name, self._counters
@@ -134,10 +139,10 @@ class Intake:
         self._events = dict.fromkeys(self._events, 0)
         self._skipped = dict.fromkeys(self._skipped, 0)
 
-    def _count_skipped(self, why: str) -> None:
+    def _count_skipped(self, why: str, count: int = 1) -> None:
         if why not in self._skipped and len(self._skipped) >= WHYS_MAX:
             why = "other"
-        self._skipped[why] = self._skipped.get(why, 0) + 1
+        self._skipped[why] = self._skipped.get(why, 0) + count
 
     def _complain(self, why: str, frame: bytes, *, trace: bool = False) -> None:
         now_ns = self._clock.now_ns()

@@ -19,6 +19,7 @@ from openoutcry.feed.feed import Feed as TheFeed
 from openoutcry.market.outside import Outside
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response, SocketClient, TransportError
+from openoutcry.venues import VENUES
 from openoutcry.venues.venue import Ask, Feed, Query
 
 
@@ -210,3 +211,35 @@ async def test_over_real_sockets_a_cut_is_survived_and_every_trade_comes_once(ma
         await feed.stop()
     assert sorted(int(t.id) for t in heard) == list(range(1, 131))
     assert telemetry.registry.get_sample_value("openoutcry_feed_unreadable_total", {"venue": "toy"}) == 2
+
+
+async def test_rows_that_cannot_be_read_are_left_out_and_counted() -> None:
+    ticker = {
+        "openPrice": "1", "highPrice": "2", "lowPrice": "1", "lastPrice": "2", "volume": "3", "quoteVolume": "4",
+        "openTime": 1_760_000_000_000, "closeTime": 1_760_086_400_000, "firstId": 1, "lastId": 2, "count": 2,
+    }  # fmt: skip
+
+    class OneBadRow:
+        async def send(self, method: str, url: str, **_: Any) -> Response:
+            del method, url
+            rows = [ticker | {"symbol": "BTCUSDT"}, ticker | {"symbol": "BTCUSDT", "lastPrice": "NaN"}]
+            return Response(200, {}, json.dumps(rows).encode())
+
+    telemetry, venue = Telemetry(), VENUES["binance_futures"]()
+    instrument = venue.assume("BTCUSDT")
+    assert instrument is not None
+    venue.learn([instrument])
+    feed = TheFeed(
+        {venue.name: Access(venue, venue.rest, venue.sockets)},
+        bus=Bus(),
+        clock=SystemClock(),
+        http=OneBadRow(),
+        sockets=SocketClient(),
+        telemetry=telemetry,
+        chance=random.Random(3),
+    )
+    pages = [page async for page in feed.ask(venue.name, Ask(query=Query.TICKERS))]
+    await feed.stop()
+    assert [len(page.events) for page in pages] == [1]
+    labels = {"venue": venue.name, "why": "unreadable_row"}
+    assert telemetry.registry.get_sample_value("openoutcry_feed_skipped_total", labels) == 1
