@@ -92,7 +92,7 @@ class _OnRequest:
     """A server that only answers."""
 
     def send(self, payload: bytes) -> None:
-        raise NotImplementedError(payload)
+        raise AssertionError(f"nobody follows this one, and {payload!r} was pushed")
 
 
 # The same 500 candles, by four roads

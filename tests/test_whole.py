@@ -306,7 +306,7 @@ async def running(
     server = Server(Outside(config, clock, http, SocketClient(), close, simulator))
     try:
         await server.start()
-    except BaseException:
+    except BaseException:  # a start that was cancelled leaves as much running as one that failed
         await server.stop()
         raise
     run = Run(server, simulator, clock)

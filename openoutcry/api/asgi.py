@@ -170,8 +170,7 @@ class Gate:
         labelled = self._labelled(send, request_id, progress)
         try:
             await self._routes(scope, receive, labelled)
-        except Exception:
-            # Our own fault, whatever it is: the caller gets an answer, and the next request its turn.
+        except Exception:  # our own fault, whatever it is: the caller gets an answer, and the next request its turn
             log.exception("request failed", path=path, request_id=request_id.decode())
             if not progress.started:
                 await owner(self._dialects, path).broken()(scope, receive, labelled)
@@ -223,8 +222,7 @@ class Gate:
             return
         try:
             await self._sockets(scope, receive, send)
-        except Exception:
-            # As above: it must not look to the client as if the stream were only quiet.
+        except Exception:  # as above: it must not look to the client as if the stream were only quiet
             log.exception("connection failed", path=scope["path"])
             scope["extensions"]["openoutcry.writer"].finish(FAULT, "Internal error")
         finally:

@@ -13,6 +13,7 @@ Topics are the personality's own strings; a topic says everything that its frame
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 from urllib.parse import parse_qsl
@@ -121,7 +122,7 @@ class Line:
             self._wire.cut(how)
 
 
-class Personality:
+class Personality(ABC):
     """One venue's protocol over the world. `name` is both its key and the first part of its path."""
 
     name: ClassVar[str]
@@ -137,9 +138,9 @@ class Personality:
 
     # To be given by a personality
 
+    @abstractmethod
     async def answer(self, asked: Asked, now_ns: int) -> Answer:
         """One REST answer."""
-        raise NotImplementedError
 
     def cost(self, asked: Asked) -> tuple[str, int] | None:  # noqa: ARG002 - for those who override it
         """(pool, units) of a question; None where nothing is counted."""
@@ -168,9 +169,9 @@ class Personality:
     def heard(self, line: Line, text: bytes) -> None:
         """A client sent a text frame."""
 
-    def frames(self, topic: str, start_ns: int, end_ns: int) -> Iterable[Frame]:
-        """What is pushed for the topic in [start_ns, end_ns), in order of time."""
-        raise NotImplementedError
+    def frames(self, topic: str, start_ns: int, end_ns: int) -> Iterable[Frame]:  # noqa: ARG002 - for those who override it
+        """What is pushed for the topic in [start_ns, end_ns), in order of time; nothing where a venue only answers."""
+        return ()
 
     def wrap(self, line: Line, topic: str, body: bytes) -> bytes:  # noqa: ARG002 - for those who override it
         """The frame as this line gets it."""
