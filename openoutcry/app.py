@@ -300,8 +300,12 @@ class Server:
                     tasks.create_task(self._follow_venue(name))
 
     async def _follow_venue(self, name: str) -> None:
-        for instrument, feeds in _configured(name, self._config.venues[name], await self._listing(name), self.feed):
+        venue = self._config.venues[name]
+        for instrument, feeds in _configured(name, venue, await self._listing(name), self.feed):
             self.market.follow(instrument, feeds)
+        asked = [(words.Query.OPTION_INTEREST, each) for each in venue.underlyings]
+        for query, of in [*asked, *((words.Query.POSITIONS, each) for each in venue.holders)]:
+            self.feed.follow_asked(name, query, of)
 
     async def _listing(self, name: str) -> Mapping[str, Instrument]:
         wait_s = self._config.feed.backoff_s_min
@@ -481,7 +485,12 @@ def _feed_numbers(config: Config) -> Numbers:
             backoff_s_min=feed.backoff_s_min, backoff_s_max=feed.backoff_s_max, renewal_s=feed.renew_before_s
         ),
         backfill=RepairTiming(retry_s_max=feed.backoff_s_max),
-        polls=PollTiming(open_interest_s=feed.poll_s, funding_s=feed.poll_s),
+        polls=PollTiming(
+            open_interest_s=feed.poll_s,
+            funding_s=feed.poll_s,
+            option_interest_s=feed.option_interest_s,
+            positions_s=feed.positions_s,
+        ),
         listing_refresh_s=feed.listing_s,
         resume_s_max=feed.resume_s,
     )

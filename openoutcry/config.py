@@ -52,6 +52,13 @@ class VenueConfig(_Part):
         (), description="Symbols, in the venue's spelling, that are followed from the start. Others on demand."
     )
     depth: bool = Field(default=False, description="Also keep whole depth of the followed instruments.")
+    underlyings: tuple[str, ...] = Field(
+        (),
+        description="Coins whose options are asked for their open interest, all at once, where the venue has options.",
+    )
+    holders: tuple[str, ...] = Field(
+        (), description="Addresses whose positions are watched for liquidation levels (Hyperliquid)."
+    )
     liquidations: Literal["all", "followed"] = Field(
         "all", description="Listen to liquidations of all instruments of the venue, or of the followed ones only."
     )
@@ -68,6 +75,8 @@ class FeedConfig(_Part):
     poll_s: float = Field(
         15.0, gt=0, description="Pace of questions for what a venue does not stream (Binance open interest)."
     )
+    option_interest_s: float = Field(60.0, gt=0, description="Pace of questions for the open interest of all options.")
+    positions_s: float = Field(60.0, gt=0, description="Pace of questions for the positions of watched addresses.")
     listing_s: float = Field(3_600.0, gt=0, description="How often the venues' listings are read again.")
     resume_s: float = Field(
         3_600.0, ge=0, description="After a start, trades are fetched back to the last stored one, at most so far."
@@ -246,6 +255,8 @@ class Config(BaseSettings):
                 if kept is None or "instruments" in given.model_fields_set
                 else given.model_copy(update={"instruments": kept.instruments})
             )
+            if kept is not None and "underlyings" not in given.model_fields_set:
+                filled[name] = filled[name].model_copy(update={"underlyings": kept.underlyings})
         return filled
 
     @classmethod

@@ -129,7 +129,10 @@ class VenueCandle(msgspec.Struct, frozen=True, gc=False):
 
 
 class OpenInterest(msgspec.Struct, frozen=True, gc=False):
-    """Contracts open, one side counted, in base coins; `value` in USD where the venue gives it."""
+    """Contracts open, one side counted, in base coins; `value` in USD where the venue gives it.
+
+    `price` is told with it where a source does: of the underlying for an option, of the contract for a file of CME's.
+    """
 
     instrument: str
     event_ns: int
@@ -137,12 +140,14 @@ class OpenInterest(msgspec.Struct, frozen=True, gc=False):
     size: Decimal
     value: Decimal | None = None
     contracts: Decimal | None = None
+    price: Decimal | None = None
 
 
 class FundingRate(msgspec.Struct, frozen=True, gc=False):
     """What longs pay shorts at `funding_ns`, for a period of `interval_s`.
 
-    `settled` True: it was paid then. False: the venue's rate of the running period, which may still change.
+    `settled` True: it was paid then. False: the venue's rate of the running period, which may still change. `predicted`
+    is what the venue predicts for the period after that, where it does.
     """
 
     instrument: str
@@ -152,10 +157,14 @@ class FundingRate(msgspec.Struct, frozen=True, gc=False):
     funding_ns: int
     interval_s: int | None
     settled: bool
+    predicted: Decimal | None = None
 
 
 class PredictedFunding(msgspec.Struct, frozen=True, gc=False):
-    """What a venue predicts for other venues too (Hyperliquid): `label` is its name of the venue, rate None = no data."""
+    """What a venue predicts for other venues too (Hyperliquid): `label` is its name of the venue, rate None = no data.
+
+    `own`: it is about the venue's own `instrument`.
+    """
 
     instrument: str
     coin: str
@@ -164,6 +173,34 @@ class PredictedFunding(msgspec.Struct, frozen=True, gc=False):
     rate: Decimal | None
     funding_ns: int | None
     interval_s: int | None
+    own: bool = False
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """What somebody holds of an instrument: base coins, negative when short. `liquidation` is the price that ends it."""
+
+    instrument: str
+    size: Decimal
+    liquidation: Decimal | None
+
+
+class Positions(msgspec.Struct, frozen=True):
+    """All that one holder (an address) holds on a venue at one moment. `instrument` is `venue:*`."""
+
+    instrument: str
+    holder: str
+    event_ns: int
+    received_ns: int
+    positions: tuple[Position, ...]
+
+
+class LiquidationLevels(msgspec.Struct, frozen=True):
+    """Where positions that are watched would be liquidated: price and base coins of each level, by price."""
+
+    instrument: str
+    event_ns: int
+    received_ns: int
+    levels: tuple[Level, ...]
 
 
 class MarkPrice(msgspec.Struct, frozen=True, gc=False):
@@ -235,8 +272,15 @@ class Abandoned(msgspec.Struct, frozen=True):
         return self.gap.instrument
 
 
+Ohlc = tuple[Decimal, Decimal, Decimal, Decimal]
+
+
 class InterestBar(msgspec.Struct, frozen=True, gc=False):
-    """Open interest over one interval, in base coins; `value` the last known in USD."""
+    """Open interest over one interval, in base coins; `value` the last known in USD.
+
+    `values` and `prices` are open, high, low, close of what the samples told beside it: USD, and the price of the
+    underlying (options) or of the contract (CME). None where none told one with its price.
+    """
 
     instrument: str
     interval_s: int
@@ -248,10 +292,15 @@ class InterestBar(msgspec.Struct, frozen=True, gc=False):
     value: Decimal | None
     closed: bool
     received_ns: int
+    values: Ohlc | None = None
+    prices: Ohlc | None = None
 
 
 class FundingBar(msgspec.Struct, frozen=True, gc=False):
-    """Running funding rate over one interval, and the rate that was settled inside it, if one was."""
+    """Running funding rate over one interval, and the rate that was settled inside it, if one was.
+
+    `predicted` is open, high, low, close of what the venue predicted for the period after.
+    """
 
     instrument: str
     interval_s: int
@@ -262,6 +311,18 @@ class FundingBar(msgspec.Struct, frozen=True, gc=False):
     close: Decimal
     settled: Decimal | None
     funding_ns: int | None
+    closed: bool
+    received_ns: int
+    predicted: Ohlc | None = None
+
+
+class LevelsBar(msgspec.Struct, frozen=True, gc=False):
+    """Liquidation levels over one interval: the last that were told in it."""
+
+    instrument: str
+    interval_s: int
+    open_ns: int
+    levels: tuple[Level, ...]
     closed: bool
     received_ns: int
 
@@ -320,6 +381,8 @@ Event = (
     | OpenInterest
     | FundingRate
     | PredictedFunding
+    | Positions
+    | LiquidationLevels
     | MarkPrice
     | Liquidation
     | Gap
@@ -327,6 +390,7 @@ Event = (
     | Abandoned
     | InterestBar
     | FundingBar
+    | LevelsBar
     | LiquidationBar
     | Ticker
     | Spike

@@ -1,4 +1,4 @@
-"""Open interest, funding and liquidations per interval: samples in, bars of seven intervals out.
+"""Open interest, funding, liquidations and liquidation levels per interval: samples in, bars of seven intervals out.
 
 A bar holds the samples that fell into its interval, whatever the order they came in; an interval without a sample has no
 bar. Bars close like candles: when the venue's time has passed their end plus a grace. A later sample corrects the bars it
@@ -23,9 +23,14 @@ from openoutcry.events import (
     FundingBar,
     FundingRate,
     InterestBar,
+    Level,
+    LevelsBar,
     Liquidation,
     LiquidationBar,
+    LiquidationLevels,
+    Ohlc,
     OpenInterest,
+    PredictedFunding,
     Side,
     open_of,
 )
@@ -37,8 +42,8 @@ GRACE_S = 1.0
 # A sample so far ahead of our own clock is a fault; taking it would make every real one look too late.
 AHEAD_S_MAX = 3_600.0
 
-DerivativeBar = InterestBar | FundingBar | LiquidationBar
-Sample = OpenInterest | FundingRate | Liquidation
+DerivativeBar = InterestBar | FundingBar | LiquidationBar | LevelsBar
+Sample = OpenInterest | FundingRate | PredictedFunding | Liquidation | LiquidationLevels
 # What a bar is of, the instrument, and the side (BOTH but for liquidations).
 Key = tuple[type[DerivativeBar], str, Side]
 
@@ -153,7 +158,7 @@ class Derivatives:
 
 
 class _Bar(Protocol):
-    """What all three sorts of bar can do."""
+    """What all sorts of bar can do."""
 
     interval_s: int
     open_ns: int
@@ -224,23 +229,15 @@ class _Series:
         return closed
 
 
-class _Range:
-    """Open, high, low, close of samples: the earliest opens, the latest closes."""
+class _Numbers:
+    """Open, high, low, close of numbers: the earliest opens, the latest closes."""
 
-    def __init__(self, interval_s: int, open_ns: int) -> None:
-        self.interval_s = interval_s
-        self.open_ns = open_ns
-        self.closed = False
-        self.received_ns = 0
+    def __init__(self) -> None:
         self.open = self.high = self.low = self.close = ZERO
         self.first: tuple[int, int] | None = None
         self.last: tuple[int, int] = (0, 0)
 
-    @property
-    def end_ns(self) -> int:
-        return self.open_ns + self.interval_s * NS
-
-    def _widen(self, number: Decimal, at: tuple[int, int]) -> None:
+    def widen(self, number: Decimal, at: tuple[int, int]) -> None:
         if self.first is None:
             self.open = self.high = self.low = self.close = number
             self.first = self.last = at
@@ -251,88 +248,157 @@ class _Range:
         if at >= self.last:
             self.last, self.close = at, number
 
-    def _take(self, bar: InterestBar | FundingBar) -> None:
+    def take(self, told: Ohlc | None, open_ns: int) -> None:
         # A bar does not tell when its samples were: what comes now counts as later.
-        self.open, self.high, self.low, self.close = bar.open, bar.high, bar.low, bar.close
-        self.first = self.last = (bar.open_ns, -1)
-        self.received_ns = bar.received_ns
+        if told is not None:
+            self.open, self.high, self.low, self.close = told
+            self.first = self.last = (open_ns, -1)
+
+    @property
+    def ohlc(self) -> Ohlc | None:
+        """All four; None without a number."""
+        return None if self.first is None else (self.open, self.high, self.low, self.close)
 
 
-class _InterestBar(_Range):
-    """Open interest in base coins; `value` of the latest sample that told one."""
-
-    def __init__(self, interval_s: int, open_ns: int) -> None:
-        super().__init__(interval_s, open_ns)
-        self.value: Decimal | None = None
-        self.valued = (-1, -1)
-
-    def add(self, sample: Sample) -> None:
-        assert isinstance(sample, OpenInterest)
-        at = (sample.event_ns, sample.received_ns)
-        self._widen(sample.size, at)
-        self.received_ns = max(self.received_ns, sample.received_ns)
-        if sample.value is not None and at >= self.valued:
-            self.value, self.valued = sample.value, at
-
-    def take(self, bar: DerivativeBar) -> None:
-        assert isinstance(bar, InterestBar)
-        self._take(bar)
-        self.value = bar.value
-
-    def event(self, instrument: str, side: Side, *, closed: bool) -> InterestBar:
-        assert side is Side.BOTH
-        return InterestBar(
-            instrument, self.interval_s, self.open_ns, self.open, self.high, self.low, self.close, self.value,
-            closed, self.received_ns,
-        )  # fmt: skip
-
-
-class _FundingBar(_Range):
-    """The running rate; beside it the rate that was settled inside. Without a running one the settled one stands in."""
-
-    def __init__(self, interval_s: int, open_ns: int) -> None:
-        super().__init__(interval_s, open_ns)
-        self.settled: Decimal | None = None
-        self.funding_ns: int | None = None
-
-    def add(self, sample: Sample) -> None:
-        assert isinstance(sample, FundingRate)
-        self.received_ns = max(self.received_ns, sample.received_ns)
-        if not sample.settled:
-            self._widen(sample.rate, (sample.event_ns, sample.received_ns))
-        elif self.funding_ns is None or sample.funding_ns >= self.funding_ns:
-            self.settled, self.funding_ns = sample.rate, sample.funding_ns
-
-    def take(self, bar: DerivativeBar) -> None:
-        assert isinstance(bar, FundingBar)
-        self._take(bar)
-        self.settled, self.funding_ns = bar.settled, bar.funding_ns
-
-    def event(self, instrument: str, side: Side, *, closed: bool) -> FundingBar:
-        assert side is Side.BOTH
-        rates = (self.open, self.high, self.low, self.close)
-        if self.first is None:
-            assert self.settled is not None
-            rates = (self.settled,) * 4
-        return FundingBar(
-            instrument, self.interval_s, self.open_ns, *rates, self.settled, self.funding_ns, closed, self.received_ns
-        )
-
-
-class _LiquidationBar:
-    """Forced closes of one side, added up."""
+class _Span:
+    """What every bar has."""
 
     def __init__(self, interval_s: int, open_ns: int) -> None:
         self.interval_s = interval_s
         self.open_ns = open_ns
         self.closed = False
         self.received_ns = 0
-        self.volume = self.quote = ZERO
-        self.count = 0
 
     @property
     def end_ns(self) -> int:
         return self.open_ns + self.interval_s * NS
+
+
+class _InterestBar(_Span):
+    """Open interest in base coins; `value` of the latest sample that told one; the range of values and of prices."""
+
+    def __init__(self, interval_s: int, open_ns: int) -> None:
+        super().__init__(interval_s, open_ns)
+        self.sizes = _Numbers()
+        self.prices: _Numbers | None = None
+        self.values: _Numbers | None = None
+        self.value: Decimal | None = None
+        self.valued = (-1, -1)
+
+    def add(self, sample: Sample) -> None:
+        assert isinstance(sample, OpenInterest)
+        at = (sample.event_ns, sample.received_ns)
+        self.sizes.widen(sample.size, at)
+        self.received_ns = max(self.received_ns, sample.received_ns)
+        if sample.value is not None and at >= self.valued:
+            self.value, self.valued = sample.value, at
+        if sample.price is not None:
+            # Only who tells prices has ranges: thousands of perpetuals would carry eight numbers for nothing.
+            self.prices = self.prices or _Numbers()
+            self.prices.widen(sample.price, at)
+            if sample.value is not None:
+                self.values = self.values or _Numbers()
+                self.values.widen(sample.value, at)
+
+    def take(self, bar: DerivativeBar) -> None:
+        assert isinstance(bar, InterestBar)
+        self.sizes.take((bar.open, bar.high, bar.low, bar.close), bar.open_ns)
+        self.received_ns = bar.received_ns
+        self.value = bar.value
+        if bar.prices is not None:
+            self.prices = _Numbers()
+            self.prices.take(bar.prices, bar.open_ns)
+        if bar.values is not None:
+            self.values = _Numbers()
+            self.values.take(bar.values, bar.open_ns)
+
+    def event(self, instrument: str, side: Side, *, closed: bool) -> InterestBar:
+        assert side is Side.BOTH
+        sizes = self.sizes
+        return InterestBar(
+            instrument, self.interval_s, self.open_ns, sizes.open, sizes.high, sizes.low, sizes.close, self.value,
+            closed, self.received_ns, self.values.ohlc if self.values else None, self.prices.ohlc if self.prices else None,
+        )  # fmt: skip
+
+
+class _FundingBar(_Span):
+    """The running rate; beside it the rate that was settled inside, and what was predicted for the period after.
+
+    Without a running rate the settled one stands in, or what was predicted.
+    """
+
+    def __init__(self, interval_s: int, open_ns: int) -> None:
+        super().__init__(interval_s, open_ns)
+        self.rates = _Numbers()
+        self.predicted = _Numbers()
+        self.settled: Decimal | None = None
+        self.funding_ns: int | None = None
+
+    def add(self, sample: Sample) -> None:
+        assert isinstance(sample, FundingRate | PredictedFunding)
+        self.received_ns = max(self.received_ns, sample.received_ns)
+        if isinstance(sample, PredictedFunding):
+            assert sample.rate is not None
+            self.predicted.widen(sample.rate, (sample.received_ns, sample.received_ns))
+            return
+        at = (sample.event_ns, sample.received_ns)
+        if not sample.settled:
+            self.rates.widen(sample.rate, at)
+        elif self.funding_ns is None or sample.funding_ns >= self.funding_ns:
+            self.settled, self.funding_ns = sample.rate, sample.funding_ns
+        if sample.predicted is not None:
+            self.predicted.widen(sample.predicted, at)
+
+    def take(self, bar: DerivativeBar) -> None:
+        assert isinstance(bar, FundingBar)
+        self.rates.take((bar.open, bar.high, bar.low, bar.close), bar.open_ns)
+        self.predicted.take(bar.predicted, bar.open_ns)
+        self.received_ns = bar.received_ns
+        self.settled, self.funding_ns = bar.settled, bar.funding_ns
+
+    def event(self, instrument: str, side: Side, *, closed: bool) -> FundingBar:
+        assert side is Side.BOTH
+        rates = self.rates.ohlc
+        if rates is None and self.settled is not None:
+            rates = (self.settled,) * 4
+        rates = rates or self.predicted.ohlc
+        assert rates is not None
+        return FundingBar(
+            instrument, self.interval_s, self.open_ns, *rates, self.settled, self.funding_ns, closed,
+            self.received_ns, self.predicted.ohlc,
+        )  # fmt: skip
+
+
+class _LevelsBar(_Span):
+    """Liquidation levels: the latest that were told."""
+
+    def __init__(self, interval_s: int, open_ns: int) -> None:
+        super().__init__(interval_s, open_ns)
+        self.levels: tuple[Level, ...] = ()
+        self.at = (-1, -1)
+
+    def add(self, sample: Sample) -> None:
+        assert isinstance(sample, LiquidationLevels)
+        at = (sample.event_ns, sample.received_ns)
+        if at >= self.at:
+            self.at, self.levels, self.received_ns = at, sample.levels, sample.received_ns
+
+    def take(self, bar: DerivativeBar) -> None:
+        assert isinstance(bar, LevelsBar)
+        self.levels, self.received_ns = bar.levels, bar.received_ns
+
+    def event(self, instrument: str, side: Side, *, closed: bool) -> LevelsBar:
+        assert side is Side.BOTH
+        return LevelsBar(instrument, self.interval_s, self.open_ns, self.levels, closed, self.received_ns)
+
+
+class _LiquidationBar(_Span):
+    """Forced closes of one side, added up."""
+
+    def __init__(self, interval_s: int, open_ns: int) -> None:
+        super().__init__(interval_s, open_ns)
+        self.volume = self.quote = ZERO
+        self.count = 0
 
     def add(self, sample: Sample) -> None:
         assert isinstance(sample, Liquidation)
@@ -353,9 +419,12 @@ class _LiquidationBar:
         )  # fmt: skip
 
 
-_BARS: Mapping[type[DerivativeBar], type[_InterestBar] | type[_FundingBar] | type[_LiquidationBar]] = {
+_BARS: Mapping[
+    type[DerivativeBar], type[_InterestBar] | type[_FundingBar] | type[_LevelsBar] | type[_LiquidationBar]
+] = {
     InterestBar: _InterestBar,
     FundingBar: _FundingBar,
+    LevelsBar: _LevelsBar,
     LiquidationBar: _LiquidationBar,
 }
 
@@ -367,8 +436,12 @@ def _place(sample: Sample) -> tuple[Key, int]:
             return (InterestBar, sample.instrument, Side.BOTH), sample.event_ns
         case FundingRate():
             return (FundingBar, sample.instrument, Side.BOTH), sample.funding_ns if sample.settled else sample.event_ns
+        case PredictedFunding():
+            return (FundingBar, sample.instrument, Side.BOTH), sample.received_ns
         case Liquidation():
             return (LiquidationBar, sample.instrument, sample.side), sample.event_ns
+        case LiquidationLevels():
+            return (LevelsBar, sample.instrument, Side.BOTH), sample.event_ns
 
 
 def _value(sample: Liquidation) -> Decimal:

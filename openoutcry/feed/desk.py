@@ -20,7 +20,7 @@ from openoutcry.feed.depth import Depth
 from openoutcry.feed.depths import Depths
 from openoutcry.feed.gate import Gate, Pools
 from openoutcry.feed.intake import Intake
-from openoutcry.feed.polls import POLLED, PollTiming, Round
+from openoutcry.feed.polls import ASKED, POLLED, PollTiming, Round
 from openoutcry.feed.session import Sessions, SessionTiming
 from openoutcry.instrument import Instrument
 from openoutcry.market.outside import VenueState
@@ -268,6 +268,12 @@ class Desk:
                 undo.callback(self._carry(stream))
             return _once(undo.pop_all().close)
 
+    def follow_asked(self, query: Query, of: str) -> Callable[[], None]:
+        """Ask in turn what no stream tells: options' open interest by underlying, positions by holder. Raises Unsupported."""
+        if query not in self._rounds:
+            raise Unsupported(f"{self.venue.name} cannot be asked for {query.replace('_', ' ')}")
+        return _once(self._poll(query, of))
+
     def _streams(self, symbol: str, feed: Feed) -> tuple[Stream, ...]:
         """The streams that carry it; empty where it is asked for in turn."""
         if feed in self.venue.feeds:
@@ -434,7 +440,7 @@ class Desk:
 
     def _polled(self) -> set[Query]:
         polled = {query for feed, query in POLLED.items() if feed not in self.venue.feeds}
-        return (polled | {Query.PREDICTED_FUNDING}) & self.venue.queries
+        return (polled | ASKED) & self.venue.queries
 
     def _round(self, query: Query) -> Round:
         return Round(
@@ -544,7 +550,9 @@ class Desk:
         if Feed.TRADES not in stream.feeds:
             return []
         if stream.symbol == "*":
-            return list(self._watches.values())
+            # It may carry a part of the venue only: all options on one underlying.
+            carried = {name for (name, feed), (_, streams) in self._followed.items() if stream in streams}
+            return [watch for name, watch in self._watches.items() if name in carried]
         watch = self._watches.get(f"{self.venue.name}:{stream.symbol}")
         return [] if watch is None else [watch]
 

@@ -123,6 +123,13 @@ class Feed:
         """Subscribe to all instruments at once, where the venue has such a stream. Raises UnknownVenue, Unsupported."""
         return self._desk(venue).follow_all(feed)
 
+    def follow_asked(self, venue: str, query: Query, of: str) -> Callable[[], None]:
+        """Ask in turn what no stream tells: OPTION_INTEREST by underlying, POSITIONS by holder.
+
+        Returns the way to stop. Raises UnknownVenue, Unsupported.
+        """
+        return self._desk(venue).follow_asked(query, of)
+
     def depth(self, instrument: str) -> Depth | None:
         """The levels of an instrument whose DEPTH is followed; its `seq` is None while they are not known."""
         desk = self._desks.get(instrument.partition(":")[0])

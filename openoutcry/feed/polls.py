@@ -1,4 +1,4 @@
-"""What a venue does not stream is asked for in turn: open interest of Binance, predicted funding of Hyperliquid."""
+"""What a venue does not stream is asked for in turn: open interest of Binance, predicted funding, that of all options."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,6 +17,8 @@ POLLED = {
     Feed.FUNDING: Query.FUNDING,
     Feed.MARK_PRICE: Query.FUNDING,
 }
+# What no stream tells anywhere.
+ASKED = frozenset({Query.PREDICTED_FUNDING, Query.OPTION_INTEREST, Query.POSITIONS})
 SPACING_S_MIN = 0.05
 # A poll counts as failed when its last answer is older than so many rounds.
 ROUNDS_MAX = 3
@@ -32,12 +34,17 @@ class PollTiming(msgspec.Struct, frozen=True, kw_only=True):
     open_interest_s: float = 10.0
     funding_s: float = 10.0
     predicted_funding_s: float = 60.0
+    option_interest_s: float = 60.0
+    positions_s: float = 60.0
 
     def of(self, query: Query) -> float:
         """The round of that question."""
-        if query is Query.OPEN_INTEREST:
-            return self.open_interest_s
-        return self.predicted_funding_s if query is Query.PREDICTED_FUNDING else self.funding_s
+        return {
+            Query.OPEN_INTEREST: self.open_interest_s,
+            Query.PREDICTED_FUNDING: self.predicted_funding_s,
+            Query.OPTION_INTEREST: self.option_interest_s,
+            Query.POSITIONS: self.positions_s,
+        }.get(query, self.funding_s)
 
 
 class Round:

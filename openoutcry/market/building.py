@@ -1,7 +1,7 @@
 """Runs the aggregates on the bus: what the feed hears becomes slower events, closed by the venues' own time.
 
 Trade, VenueCandle, Gap, Mended, Abandoned ─▶ candles ─▶ Candle ─▶ bus
-OpenInterest, FundingRate, Liquidation ─▶ derivatives ─▶ InterestBar, FundingBar, LiquidationBar ─▶ bus
+OpenInterest, FundingRate, Liquidation, … ─▶ derivatives ─▶ InterestBar, FundingBar, LiquidationBar, LevelsBar ─▶ bus
 Candle ─▶ tickers ─▶ Ticker ─▶ bus, once a second for instruments that traded
 """
 
@@ -26,9 +26,11 @@ from openoutcry.events import (
     Gap,
     Liquidation,
     LiquidationBar,
+    LiquidationLevels,
     MarkPrice,
     Mended,
     OpenInterest,
+    PredictedFunding,
     Side,
     Trade,
     VenueCandle,
@@ -69,6 +71,7 @@ class Building:
         self._candles, self._derivatives, self._tickers = candles, derivatives, tickers
         self._beat_s, self._tickers_s = beat_s, tickers_s
         self._venue_times: dict[str, _Time] = {}
+        self._sample_times: dict[str, _Time] = {}
         self._times: dict[str, _Time] = {}
         self._repairs: dict[tuple[str, int], None] = {}
         self._repaired = telemetry.counter("candles_repaired", "Minutes asked of the venue again", ("venue",))
@@ -84,6 +87,8 @@ class Building:
         bus.listen(OpenInterest, self._on_sample)
         bus.listen(FundingRate, self._on_sample)
         bus.listen(Liquidation, self._on_sample)
+        bus.listen(LiquidationLevels, self._on_sample)
+        bus.listen(PredictedFunding, self._on_predicted)
         bus.listen(Candle, tickers.on_candle)
 
     def follow(self, instrument: Instrument) -> None:
@@ -124,6 +129,9 @@ class Building:
         for venue, time in self._venue_times.items():
             self._publish(self._candles.on_time(venue, time.newest_ns))
             self._publish(self._derivatives.on_time(venue, time.newest_ns))
+        for venue, time in self._sample_times.items():
+            if venue not in self._venue_times:
+                self._publish(self._derivatives.on_time(venue, time.newest_ns))
 
     def tell_tickers(self) -> None:
         """Publish the 24 hours of every instrument that traded since the last call."""
@@ -186,8 +194,16 @@ class Building:
                 self._times.get(mark.instrument) or self._time(mark.instrument), mark.event_ns, mark.received_ns
             )
 
-    def _on_sample(self, sample: OpenInterest | FundingRate | Liquidation) -> None:
+    def _on_sample(self, sample: OpenInterest | FundingRate | Liquidation | LiquidationLevels) -> None:
+        # Where nobody follows trades (options that are asked for, files), samples alone tell what time it is there.
+        venue = sample.instrument.partition(":")[0]
+        if venue not in self._venue_times:
+            self._advance(self._sample_times.setdefault(venue, _Time()), sample.event_ns, sample.received_ns)
         self._publish(self._derivatives.on_sample(sample))
+
+    def _on_predicted(self, predicted: PredictedFunding) -> None:
+        if predicted.own and predicted.rate is not None:
+            self._publish(self._derivatives.on_sample(predicted))
 
     def _advance(self, time: "_Time", event_ns: int, received_ns: int) -> None:
         if time.newest_ns < event_ns <= received_ns + AHEAD_NS_MAX:

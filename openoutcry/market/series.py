@@ -14,6 +14,7 @@ from openoutcry.events import (
     FundingBar,
     FundingRate,
     InterestBar,
+    LevelsBar,
     Liquidation,
     LiquidationBar,
     OpenInterest,
@@ -32,6 +33,7 @@ class Of(StrEnum):
     FUNDING = "funding"  # settled rates
     FUNDING_BARS = "funding_bars"
     LIQUIDATION_BARS = "liquidation_bars"
+    LEVELS_BARS = "levels_bars"
     TRADES = "trades"  # raw, pruned
     LIQUIDATIONS = "liquidations"  # raw, pruned
 
@@ -62,7 +64,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     state: State
 
 
-Row = Candle | OpenInterest | InterestBar | FundingRate | FundingBar | LiquidationBar | Trade | Liquidation
+Row = Candle | OpenInterest | InterestBar | FundingRate | FundingBar | LiquidationBar | LevelsBar | Trade | Liquidation
 
 
 def time_of(row: Row) -> int:

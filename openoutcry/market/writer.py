@@ -15,6 +15,7 @@ from openoutcry.events import (
     FundingRate,
     Gap,
     InterestBar,
+    LevelsBar,
     Liquidation,
     LiquidationBar,
     Mended,
@@ -146,6 +147,7 @@ class Writer:
             bus.listen(InterestBar, self._on_interest_bar),
             bus.listen(FundingBar, self._on_funding_bar),
             bus.listen(LiquidationBar, self._on_liquidation_bar),
+            bus.listen(LevelsBar, self._on_levels_bar),
             bus.listen(FundingRate, self._on_funding_rate),
             bus.listen(Gap, self._whole.on_gap),
             bus.listen(Mended, self._whole.on_mended),
@@ -180,7 +182,11 @@ class Writer:
         if bar.closed:
             self._on_bar(SeriesKey(bar.instrument, Of.LIQUIDATION_BARS, bar.interval_s, bar.side), bar)
 
-    def _on_bar(self, key: SeriesKey, bar: InterestBar | FundingBar | LiquidationBar) -> None:
+    def _on_levels_bar(self, bar: LevelsBar) -> None:
+        if bar.closed:
+            self._on_bar(SeriesKey(bar.instrument, Of.LEVELS_BARS, bar.interval_s), bar)
+
+    def _on_bar(self, key: SeriesKey, bar: InterestBar | FundingBar | LiquidationBar | LevelsBar) -> None:
         self._whole.on_bar(key, bar.open_ns)
         self._add(key, bar)
 

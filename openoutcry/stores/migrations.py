@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, select, update
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, inspect, select, text, update
 
 from openoutcry.errors import Unavailable
 from openoutcry.stores import tables
@@ -33,4 +33,16 @@ def _1_market_data(connection: Connection) -> None:
     tables.metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_1_market_data,)
+def _2_prices_beside_interest(connection: Connection) -> None:
+    """Prices and values of open interest, predicted funding, liquidation levels: new columns may be empty."""
+    tables.metadata.create_all(connection)
+    known = inspect(connection)
+    for table in (tables.interest, tables.interest_bars, tables.funding_bars):
+        there = {column["name"] for column in known.get_columns(table.name)}
+        for column in table.columns:
+            # A database that begins today has them from version 1 on.
+            if column.name not in there:
+                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} TEXT"))
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_1_market_data, _2_prices_beside_interest)

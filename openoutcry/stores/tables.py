@@ -16,8 +16,11 @@ from openoutcry.events import (
     FundingBar,
     FundingRate,
     InterestBar,
+    Level,
+    LevelsBar,
     Liquidation,
     LiquidationBar,
+    Ohlc,
     OpenInterest,
     Side,
     Trade,
@@ -101,6 +104,7 @@ interest = Table(
     _number("value", nullable=True),
     _number("contracts", nullable=True),
     _ns("received_ns"),
+    _number("price", nullable=True),
     sqlite_with_rowid=False,
 )
 
@@ -115,6 +119,14 @@ interest_bars = Table(
     _number("close"),
     _number("value", nullable=True),
     _ns("received_ns"),
+    _number("value_open", nullable=True),
+    _number("value_high", nullable=True),
+    _number("value_low", nullable=True),
+    _number("value_close", nullable=True),
+    _number("price_open", nullable=True),
+    _number("price_high", nullable=True),
+    _number("price_low", nullable=True),
+    _number("price_close", nullable=True),
     sqlite_with_rowid=False,
 )
 
@@ -142,6 +154,10 @@ funding_bars = Table(
     _number("settled", nullable=True),
     _ns("funding_ns", nullable=True),
     _ns("received_ns"),
+    _number("predicted_open", nullable=True),
+    _number("predicted_high", nullable=True),
+    _number("predicted_low", nullable=True),
+    _number("predicted_close", nullable=True),
     sqlite_with_rowid=False,
 )
 
@@ -153,6 +169,17 @@ liquidation_bars = Table(
     _number("volume"),
     _number("quote_volume"),
     Column("count", BigInteger, nullable=False),
+    _ns("received_ns"),
+    sqlite_with_rowid=False,
+)
+
+levels_bars = Table(
+    "levels_bars",
+    metadata,
+    _owner(),
+    _time("open_ns"),
+    # Price and size of each level, all separated by blanks.
+    Column("levels", Text, nullable=False),
     _ns("received_ns"),
     sqlite_with_rowid=False,
 )
@@ -211,6 +238,17 @@ def _decimal(text: str | None) -> Decimal | None:
     return None if text is None else Decimal(text)
 
 
+def _texts(numbers: Ohlc | None) -> tuple[str | None, ...]:
+    return (None, None, None, None) if numbers is None else tuple(map(str, numbers))
+
+
+def _ohlc(texts: Sequence[str | None]) -> Ohlc | None:
+    first, high, low, last = map(_decimal, texts)
+    if first is None or high is None or low is None or last is None:
+        return None
+    return first, high, low, last
+
+
 def _pack_candle(c: Candle) -> tuple[Any, ...]:
     assert c.closed, "only closed candles are kept"
     return (
@@ -241,27 +279,31 @@ def _unpack_candles(key: SeriesKey, rows: Sequence[tuple[Any, ...]]) -> list[Can
 
 
 def _pack_interest(i: OpenInterest) -> tuple[Any, ...]:
-    return (i.event_ns, str(i.size), _text(i.value), _text(i.contracts), i.received_ns)
+    return (i.event_ns, str(i.size), _text(i.value), _text(i.contracts), i.received_ns, _text(i.price))
 
 
 def _unpack_interest(key: SeriesKey, rows: Sequence[tuple[Any, ...]]) -> list[OpenInterest]:
     return [
-        OpenInterest(key.instrument, at, received, Decimal(size), _decimal(value), _decimal(contracts))
-        for at, size, value, contracts, received in rows
+        OpenInterest(key.instrument, at, received, Decimal(size), _decimal(value), _decimal(contracts), _decimal(price))
+        for at, size, value, contracts, received, price in rows
     ]
 
 
 def _pack_interest_bar(b: InterestBar) -> tuple[Any, ...]:
     assert b.closed, "only closed bars are kept"
-    return (b.open_ns, str(b.open), str(b.high), str(b.low), str(b.close), _text(b.value), b.received_ns)
+    numbers = (str(b.open), str(b.high), str(b.low), str(b.close))
+    return (b.open_ns, *numbers, _text(b.value), b.received_ns, *_texts(b.values), *_texts(b.prices))
 
 
 def _unpack_interest_bars(key: SeriesKey, rows: Sequence[tuple[Any, ...]]) -> list[InterestBar]:
     d = Decimal
     return [
-        InterestBar(key.instrument, key.interval_s, at, d(o), d(h), d(low), d(c), _decimal(value), True, received)
-        for at, o, h, low, c, value, received in rows
-    ]
+        InterestBar(
+            key.instrument, key.interval_s, at, d(o), d(h), d(low), d(c), _decimal(value), True, received,
+            _ohlc(ranges[:4]), _ohlc(ranges[4:]),
+        )
+        for at, o, h, low, c, value, received, *ranges in rows
+    ]  # fmt: skip
 
 
 def _pack_funding(f: FundingRate) -> tuple[Any, ...]:
@@ -287,6 +329,7 @@ def _pack_funding_bar(b: FundingBar) -> tuple[Any, ...]:
         _text(b.settled),
         b.funding_ns,
         b.received_ns,
+        *_texts(b.predicted),
     )
 
 
@@ -294,9 +337,10 @@ def _unpack_funding_bars(key: SeriesKey, rows: Sequence[tuple[Any, ...]]) -> lis
     d = Decimal
     return [
         FundingBar(
-            key.instrument, key.interval_s, at, d(o), d(h), d(low), d(c), _decimal(settled), paid_ns, True, received
+            key.instrument, key.interval_s, at, d(o), d(h), d(low), d(c), _decimal(settled), paid_ns, True, received,
+            _ohlc(predicted),
         )
-        for at, o, h, low, c, settled, paid_ns, received in rows
+        for at, o, h, low, c, settled, paid_ns, received, *predicted in rows
     ]  # fmt: skip
 
 
@@ -312,6 +356,22 @@ def _unpack_liquidation_bars(key: SeriesKey, rows: Sequence[tuple[Any, ...]]) ->
         )
         for at, volume, quote, count, received in rows
     ]  # fmt: skip
+
+
+def _pack_levels_bar(b: LevelsBar) -> tuple[Any, ...]:
+    assert b.closed, "only closed bars are kept"
+    return (b.open_ns, " ".join(f"{price} {size}" for price, size in b.levels), b.received_ns)
+
+
+def _unpack_levels_bars(key: SeriesKey, rows: Sequence[tuple[Any, ...]]) -> list[LevelsBar]:
+    return [
+        LevelsBar(key.instrument, key.interval_s, at, _levels(levels), True, received) for at, levels, received in rows
+    ]
+
+
+def _levels(text: str) -> tuple[Level, ...]:
+    numbers = list(map(Decimal, text.split()))
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _pack_trade(t: Trade) -> tuple[Any, ...]:
@@ -370,6 +430,7 @@ SHAPES: dict[Of, Shape] = {
     Of.FUNDING: Shape(funding_rates, _pack_funding, _unpack_funding),
     Of.FUNDING_BARS: Shape(funding_bars, _pack_funding_bar, _unpack_funding_bars),
     Of.LIQUIDATION_BARS: Shape(liquidation_bars, _pack_liquidation_bar, _unpack_liquidation_bars),
+    Of.LEVELS_BARS: Shape(levels_bars, _pack_levels_bar, _unpack_levels_bars),
     Of.TRADES: Shape(trades, _pack_trade, _unpack_trades),
     Of.LIQUIDATIONS: Shape(liquidations, _pack_liquidation, _unpack_liquidations),
 }

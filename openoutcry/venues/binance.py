@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.venues import binance_history as history
 from openoutcry.venues.binance_wire import (
     INTERVALS,
@@ -76,6 +76,7 @@ class BinanceSpot(Binance):
     """Binance spot."""
 
     name = NAME
+    exchanges: Mapping[Kind, tuple[Exchange, ...]] = {Kind.SPOT: (Exchange.BINANCE,)}
     rest = "https://api.binance.com"
     sockets: Mapping[str, str] = {"market": "wss://stream.binance.com:9443"}
     limits = Limits(

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from openoutcry.errors import Unsupported
 from openoutcry.events import Candle, Liquidation, Trade
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.venues import binance_history as history
 from openoutcry.venues.binance_wire import (
     COINM,
@@ -87,6 +87,10 @@ class BinanceDelivery(Binance):
     """Binance COINM delivery."""
 
     name = NAME
+    exchanges: Mapping[Kind, tuple[Exchange, ...]] = {
+        Kind.PERPETUAL: (Exchange.BINANCE_DELIVERY,),
+        Kind.FUTURE: (Exchange.BINANCE_DELIVERY,),
+    }
     rest = "https://dapi.binance.com"
     sockets: Mapping[str, str] = {"market": "wss://dstream.binance.com"}
     limits = FUTURES_LIMITS

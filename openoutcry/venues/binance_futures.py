@@ -31,7 +31,7 @@ from typing import Any
 
 import msgspec
 
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.venues import binance_history as history
 from openoutcry.venues.binance_wire import (
     FUTURES_LIMITS,
@@ -87,6 +87,10 @@ class BinanceFutures(Binance):
     """Binance USDM futures."""
 
     name = NAME
+    exchanges: Mapping[Kind, tuple[Exchange, ...]] = {
+        Kind.PERPETUAL: (Exchange.BINANCE_FUTURES,),
+        Kind.FUTURE: (Exchange.BINANCE_FUTURES,),
+    }
     rest = "https://fapi.binance.com"
     sockets: Mapping[str, str] = {
         "public": "wss://fstream.binance.com/public",

@@ -40,7 +40,7 @@ from openoutcry.events import (
     Side,
     Trade,
 )
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.venues.bounds import (
     MS,
     NUMBER_MAX,
@@ -409,6 +409,7 @@ class BybitSpot(Bybit):
     """Spot: the same protocol with fewer streams and smaller pages."""
 
     name = "bybit_spot"
+    exchanges: Mapping[Kind, tuple[Exchange, ...]] = {Kind.SPOT: (Exchange.BYBIT_SPOT,)}
     sockets: Mapping[str, str] = {"spot": "wss://stream.bybit.com/v5/public/spot"}
     limits = msgspec.structs.replace(Bybit.limits, streams_per_subscribe=10)
     feeds = frozenset({Feed.TRADES, Feed.CANDLES, Feed.QUOTES, Feed.DEPTH})

@@ -30,7 +30,7 @@ from openoutcry.events import (
     Trade,
     open_of,
 )
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.venues.bounds import (
     MS,
     NUMBER_MAX,
@@ -146,12 +146,13 @@ class BybitHistory:
     """The REST half: questions and answers, and the listing they need."""
 
     name = "bybit"
+    exchanges: Mapping[Kind, tuple[Exchange, ...]] = {Kind.PERPETUAL: (Exchange.BYBIT,), Kind.FUTURE: (Exchange.BYBIT,)}
     rest = "https://api.bybit.com"
     sockets: Mapping[str, str] = {
         "linear": "wss://stream.bybit.com/v5/public/linear",
         "inverse": "wss://stream.bybit.com/v5/public/inverse",
     }
-    queries = frozenset(Query) - {Query.PREDICTED_FUNDING, Query.DEPTH}
+    queries = frozenset(Query) - {Query.PREDICTED_FUNDING, Query.DEPTH, Query.OPTION_INTEREST, Query.POSITIONS}
     intervals_s = frozenset(CODES)
     page_max: Mapping[Query, int] = {
         Query.INSTRUMENTS: 1_000,

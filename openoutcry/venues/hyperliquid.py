@@ -35,7 +35,7 @@ import msgspec
 
 from openoutcry.errors import Unreadable, Unsupported
 from openoutcry.events import Candle, DepthSnapshot, Event, Level, Quote
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.venues.hyperliquid_history import INTERVAL_NAMES, PAGE_MAX, QUERIES, History
 from openoutcry.venues.hyperliquid_wire import (
     INTERVALS_S,
@@ -188,6 +188,10 @@ class Hyperliquid:
     """Venue `hyperliquid`. Symbols: `BTC`, `kPEPE`; `xyz:NVDA` of a builder; `PURR/USDC` or `@107` for spot."""
 
     name = NAME
+    exchanges: Mapping[Kind, tuple[Exchange, ...]] = {
+        Kind.SPOT: (Exchange.HYPERLIQUID,),
+        Kind.PERPETUAL: (Exchange.HYPERLIQUID_FUTURES,),
+    }
     rest = "https://api.hyperliquid.xyz"
     sockets: Mapping[str, str] = {"ws": "wss://api.hyperliquid.xyz/ws"}
     limits = Limits(

@@ -272,6 +272,7 @@ class History:
                         None if told.rate is None else rate_of(told.rate),
                         None if told.next_ms is None else told.next_ms * MS,
                         None if hours is None else hours * 3_600,
+                        own=label == "HlPerp",
                     )
                 )
         return events

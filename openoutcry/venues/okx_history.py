@@ -29,7 +29,7 @@ from openoutcry.events import (
     Trade,
     open_of,
 )
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.venues.bounds import (
     MS,
     STEP_UNKNOWN,
@@ -133,8 +133,13 @@ class OkxHistory:
     """The REST half: questions and answers, and the listing they need."""
 
     name = "okx"
+    exchanges: Mapping[Kind, tuple[Exchange, ...]] = {
+        Kind.SPOT: (Exchange.OKEX,),
+        Kind.PERPETUAL: (Exchange.OKEX_SWAP,),
+        Kind.FUTURE: (Exchange.OKEX_FUTURES,),
+    }
     rest = "https://www.okx.com"
-    queries = frozenset(Query) - {Query.PREDICTED_FUNDING, Query.DEPTH}
+    queries = frozenset(Query) - {Query.PREDICTED_FUNDING, Query.DEPTH, Query.OPTION_INTEREST, Query.POSITIONS}
     intervals_s = frozenset(BARS)
     page_max: Mapping[Query, int] = {
         Query.CANDLES: 300,

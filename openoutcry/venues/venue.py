@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from openoutcry.events import Event
-from openoutcry.instrument import Instrument
+from openoutcry.instrument import Exchange, Instrument, Kind
 
 
 class Feed(StrEnum):
@@ -32,7 +32,7 @@ class Feed(StrEnum):
 class Stream(msgspec.Struct, frozen=True):
     """One subscription. `name` is the venue's own word for it, `endpoint` which of its sockets carries it.
 
-    `symbol` is "*" where one stream carries all instruments. `silence_s`: after so long without a frame of it something
+    `symbol` is "*" where one stream carries many instruments (all, or all options on one underlying). `silence_s`: after so long without a frame of it something
     is wrong; None where silence is normal (liquidations). Several feeds may share one stream (`feeds`).
     """
 
@@ -93,6 +93,8 @@ class Query(StrEnum):
     FUNDING = "funding"  # now: running rate, next settlement, mark price
     FUNDING_HISTORY = "funding_history"  # settled rates
     PREDICTED_FUNDING = "predicted_funding"
+    OPTION_INTEREST = "option_interest"  # now, of all options on one underlying, each with the underlying's price
+    POSITIONS = "positions"  # now, of one holder
     TICKERS = "tickers"  # 24 h summaries of all instruments
     DEPTH = "depth"  # all levels now, one DepthSnapshot; `limit` levels a side
     TIME = "time"  # is it alive
@@ -101,6 +103,7 @@ class Query(StrEnum):
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """A question: [start_ns, end_ns), oldest first unless `newest`; `limit` rows at most in all.
 
+    `symbol` is the venue's; of OPTION_INTEREST the underlying's coin, of POSITIONS the holder's address.
     `newest`: the newest `limit` rows up to `end_ns` (now where None). `from_id`: trades after this venue id. `cursor` is
     the venue's own way to say where a next page begins, and means nothing elsewhere.
     """
@@ -204,6 +207,7 @@ class Venue(Protocol):
     """
 
     name: str
+    exchanges: Mapping[Kind, tuple[Exchange, ...]]  # what its markets are called; the first is today's name
     rest: str  # default address of REST
     sockets: Mapping[str, str]  # default address of each WebSocket endpoint
     limits: Limits

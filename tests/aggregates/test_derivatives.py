@@ -1,4 +1,4 @@
-"""Bars of open interest, funding and liquidations against all their samples sorted."""
+"""Bars of open interest, funding, liquidations and liquidation levels against all their samples sorted."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,13 @@ from openoutcry.events import (
     FundingBar,
     FundingRate,
     InterestBar,
+    LevelsBar,
     Liquidation,
     LiquidationBar,
+    LiquidationLevels,
+    Ohlc,
     OpenInterest,
+    PredictedFunding,
     Side,
     open_of,
 )
@@ -34,12 +38,37 @@ FAR = MONDAY + 3 * WEEK_S * NS
 TIMES = st.sampled_from([MONDAY + n * MINUTE + ns for n in (-1, 0, 1) for ns in (0, 1, MINUTE - 1)])
 
 
-def interest(event_ns: int, size: int, value: int | None = None, late_ns: int = 0) -> OpenInterest:
-    return OpenInterest(NAME, event_ns, event_ns + late_ns, Decimal(size), None if value is None else Decimal(value))
+def interest(
+    event_ns: int, size: int, value: int | None = None, late_ns: int = 0, price: int | None = None
+) -> OpenInterest:
+    told = None if value is None else Decimal(value)
+    beside = None if price is None else Decimal(price)
+    return OpenInterest(NAME, event_ns, event_ns + late_ns, Decimal(size), told, None, beside)
 
 
-def rate(event_ns: int, percent: int, *, settled: bool = False, late_ns: int = 0) -> FundingRate:
-    return FundingRate(NAME, event_ns, event_ns + late_ns, Decimal(percent) / 100, event_ns, 28_800, settled)
+def rate(
+    event_ns: int, percent: int, *, settled: bool = False, late_ns: int = 0, predicted: int | None = None
+) -> FundingRate:
+    after = None if predicted is None else Decimal(predicted) / 100
+    return FundingRate(NAME, event_ns, event_ns + late_ns, Decimal(percent) / 100, event_ns, 28_800, settled, after)
+
+
+def predicted(event_ns: int, percent: int) -> PredictedFunding:
+    # A nanosecond after whatever else was told then, so that the order is known.
+    return PredictedFunding(NAME, "X", "Toy", event_ns + 7, Decimal(percent) / 100, None, None, own=True)
+
+
+def levels(event_ns: int, prices: list[int], late_ns: int = 0) -> LiquidationLevels:
+    return LiquidationLevels(NAME, event_ns, event_ns + late_ns, tuple((Decimal(p), Decimal(1)) for p in prices))
+
+
+def at(sample: Sample) -> tuple[int, int]:
+    event_ns = sample.received_ns if isinstance(sample, PredictedFunding) else sample.event_ns
+    return event_ns, sample.received_ns
+
+
+def ohlc(numbers: list[Decimal]) -> Ohlc | None:
+    return (numbers[0], max(numbers), min(numbers), numbers[-1]) if numbers else None
 
 
 def liquidation(
@@ -51,8 +80,24 @@ def liquidation(
 
 SAMPLES = st.lists(
     st.one_of(
-        st.builds(interest, TIMES, st.integers(1, 3), st.none() | st.integers(1, 2), st.sampled_from((0, 5))),
-        st.builds(rate, TIMES, st.integers(-2, 2), settled=st.booleans(), late_ns=st.sampled_from((0, 5))),
+        st.builds(
+            interest,
+            TIMES,
+            st.integers(1, 3),
+            st.none() | st.integers(1, 2),
+            st.sampled_from((0, 5)),
+            st.none() | st.integers(1, 3),
+        ),
+        st.builds(
+            rate,
+            TIMES,
+            st.integers(-2, 2),
+            settled=st.booleans(),
+            late_ns=st.sampled_from((0, 5)),
+            predicted=st.none() | st.integers(-2, 2),
+        ),
+        st.builds(predicted, TIMES, st.integers(-2, 2)),
+        st.builds(levels, TIMES, st.lists(st.integers(1, 9), max_size=2), st.sampled_from((0, 5))),
         st.builds(
             liquidation,
             TIMES,
@@ -63,7 +108,7 @@ SAMPLES = st.lists(
     ),
     max_size=15,
     # Equal times and arrivals have no order of their own.
-    unique_by=lambda s: (type(s), s.event_ns, s.received_ns, getattr(s, "settled", None), getattr(s, "side", None)),
+    unique_by=lambda s: (type(s), at(s), getattr(s, "side", None)),
 )
 Key = tuple[type, int, int, Side | None]
 
@@ -78,10 +123,10 @@ def exact_sum(numbers: Iterable[Decimal]) -> Decimal:
 
 def naive(samples: Sequence[Sample], *, closed: bool = True) -> dict[Key, DerivativeBar]:
     bars: dict[Key, DerivativeBar] = {}
-    ordered = sorted(samples, key=lambda s: (s.event_ns, s.received_ns))
+    ordered = sorted(samples, key=at)
     for interval_s in INTERVALS_S:
-        for open_ns in {open_of(s.event_ns, interval_s) for s in samples}:
-            inside = [s for s in ordered if open_of(s.event_ns, interval_s) == open_ns]
+        for open_ns in {open_of(at(s)[0], interval_s) for s in samples}:
+            inside = [s for s in ordered if open_of(at(s)[0], interval_s) == open_ns]
             for bar in naive_bars(inside, interval_s, open_ns, closed=closed):
                 bars[key(bar)] = bar
     return bars
@@ -95,16 +140,24 @@ def naive_bars(inside: Sequence[Sample], interval_s: int, open_ns: int, *, close
         yield InterestBar(
             NAME, interval_s, open_ns, sizes[0], max(sizes), min(sizes), sizes[-1], told[-1] if told else None,
             closed, max(s.received_ns for s in interests),
+            ohlc([s.value for s in interests if s.value is not None and s.price is not None]),
+            ohlc([s.price for s in interests if s.price is not None]),
         )  # fmt: skip
     rates = [s for s in inside if isinstance(s, FundingRate)]
-    if rates:
+    told_after = [s.rate if isinstance(s, PredictedFunding) else s.predicted for s in inside
+                  if isinstance(s, FundingRate | PredictedFunding)]  # fmt: skip
+    after = [number for number in told_after if number is not None]
+    if told_after:
         paid = [s for s in rates if s.settled]
-        running = [s.rate for s in rates if not s.settled] or [paid[-1].rate]
+        running = [s.rate for s in rates if not s.settled] or [s.rate for s in paid[-1:]] or after
         yield FundingBar(
             NAME, interval_s, open_ns, running[0], max(running), min(running), running[-1],
             paid[-1].rate if paid else None, paid[-1].funding_ns if paid else None,
-            closed, max(s.received_ns for s in rates),
+            closed, max(s.received_ns for s in inside if isinstance(s, FundingRate | PredictedFunding)), ohlc(after),
         )  # fmt: skip
+    maps = [s for s in inside if isinstance(s, LiquidationLevels)]
+    if maps:
+        yield LevelsBar(NAME, interval_s, open_ns, maps[-1].levels, closed, maps[-1].received_ns)
     for side in (Side.BUY, Side.SELL):
         forced = [s for s in inside if isinstance(s, Liquidation) and s.side is side]
         if forced:
@@ -117,7 +170,7 @@ def naive_bars(inside: Sequence[Sample], interval_s: int, open_ns: int, *, close
 
 def followed() -> Derivatives:
     derivatives = Derivatives()
-    for kind in (InterestBar, FundingBar, LiquidationBar):
+    for kind in (InterestBar, FundingBar, LiquidationBar, LevelsBar):
         derivatives.follow(kind, NAME, LONG_AGO)
     return derivatives
 

@@ -32,7 +32,7 @@ from openoutcry.events import (
 )
 from openoutcry.feed.desk import Access, Numbers
 from openoutcry.feed.feed import Feed as TheFeed
-from openoutcry.instrument import Instrument, Kind
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response, Socket, TransportError
 from openoutcry.venues.venue import (
@@ -78,6 +78,7 @@ class ToyVenue:
 
     def __init__(self, name: str = "toy", **limits: Any) -> None:
         self.name = name
+        self.exchanges: Mapping[Kind, tuple[Exchange, ...]] = {}
         self.rest = "https://rest.toy"
         self.sockets: Mapping[str, str] = {"public": "wss://toy/public", "slow": "wss://toy/slow"}
         wanted: dict[str, Any] = {
