@@ -83,8 +83,12 @@ def _listing(
     price_units: int = 1,
     reserve_bits: int = 0,
     expires_ns: int | None = None,
+    price: float | None = None,
+    order: float | None = None,
 ) -> Listing:
+    """`price` and `order` (what a usual order is worth), in the quote, where they are not the coin's: an option's premium."""
     about = COINS[coin]
+    worth = about.order_usd if order is None else order
     young = about.days < 1
     listed_ns = (
         origin_ns - origin_ns % HOUR_NS - round(about.days * DAY_NS) if young else today_ns - round(about.days * DAY_NS)
@@ -106,10 +110,10 @@ def _listing(
     perpetual = kind is Kind.PERPETUAL
     return Listing(
         instrument=instrument,
-        price=about.price * price_units,
+        price=about.price * price_units if price is None else price,
         orders_per_s=about.orders_per_s * share,
-        order_usd=about.order_usd,
-        open_interest_usd=0.0 if kind is Kind.SPOT else about.order_usd * 40_000.0 * share,
+        order_usd=worth,
+        open_interest_usd=0.0 if kind is Kind.SPOT else worth * 40_000.0 * share,
         funding_s=funding_s if perpetual else (),
         # An order of inverse contracts is one trade, so that its coins are rounded once, whoever counts them.
         splits=not inverse,
