@@ -3,17 +3,20 @@
 All methods are synchronous; the market calls them in threads. `stores/` implements it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from openoutcry.events import (
     Candle,
     FundingBar,
     FundingRate,
     InterestBar,
+    Level,
     LevelsBar,
     Liquidation,
     LiquidationBar,
@@ -76,6 +79,96 @@ def time_of(row: Row) -> int:
     return row.open_ns
 
 
+# What columns of a series hold beside the time: numbers as float64 (NaN where not told), times as int64 (0 where not told),
+# texts as they are.
+NUMBERS: Mapping[Of, tuple[str, ...]] = {
+    Of.CANDLES: ("open", "high", "low", "close", "volume"),
+    Of.INTEREST_BARS: (
+        *("open", "high", "low", "close"),
+        *("value_open", "value_high", "value_low", "value_close"),
+        *("price_open", "price_high", "price_low", "price_close"),
+    ),
+    Of.FUNDING_BARS: (
+        *("open", "high", "low", "close"),
+        *("predicted_open", "predicted_high", "predicted_low", "predicted_close"),
+    ),
+    Of.LIQUIDATION_BARS: ("volume",),
+    Of.LEVELS_BARS: (),
+    Of.TRADES: ("price", "size"),
+}
+TIMES: Mapping[Of, tuple[str, ...]] = {Of.CANDLES: ("first_ns", "last_ns")}
+TEXTS: Mapping[Of, tuple[str, ...]] = {Of.LEVELS_BARS: ("levels",), Of.TRADES: ("id", "side")}
+
+Column = NDArray[Any]
+
+
+class Columns:
+    """Closed rows of one series as columns of equal length, oldest first; never changed once made.
+
+    `at_ns` is where each row stands (`time_of`), `of` its other columns by name: NUMBERS, TIMES and TEXTS. Floats are for
+    pictures and for answers that are floats: money is never added up from here.
+    """
+
+    __slots__ = ("__weakref__", "at_ns", "of")
+
+    def __init__(self, at_ns: NDArray[np.int64], of: Mapping[str, Column]) -> None:
+        self.at_ns = at_ns
+        self.of = of
+
+    def __len__(self) -> int:
+        return len(self.at_ns)
+
+    def __getitem__(self, rows: slice) -> "Columns":
+        return Columns(self.at_ns[rows], {name: column[rows] for name, column in self.of.items()})
+
+
+def columns_from(of: Of, at_ns: Sequence[int], values: Mapping[str, Iterable[Any]]) -> Columns:
+    """Columns of what a store reads or an event holds: numbers as text, Decimal or None, times as int or None."""
+    made: dict[str, Column] = {}
+    many = len(at_ns)
+    for name in NUMBERS[of]:
+        # float() of None is what is not told; a number beyond float64 becomes infinite, as it would in any client.
+        made[name] = np.fromiter((np.nan if x is None else float(x) for x in values[name]), np.float64, many)
+    for name in TIMES.get(of, ()):
+        made[name] = np.fromiter((x or 0 for x in values[name]), np.int64, many)
+    for name in TEXTS.get(of, ()):
+        made[name] = np.array(list(values[name]), dtype=np.str_)
+    return Columns(np.array(at_ns, np.int64), made)
+
+
+def columns_of(of: Of, rows: Sequence[Row]) -> Columns:
+    """The same of events, for the few that are not stored yet."""
+    return columns_from(
+        of, [time_of(row) for row in rows], {name: [_told(row, name) for row in rows] for name in names(of)}
+    )
+
+
+def names(of: Of) -> tuple[str, ...]:
+    """The columns of a series beside its time, in order."""
+    return (*NUMBERS[of], *TIMES.get(of, ()), *TEXTS.get(of, ()))
+
+
+_OHLC = ("open", "high", "low", "close")
+_RANGES = {"value": "values", "price": "prices", "predicted": "predicted"}
+
+
+def _told(row: Row, name: str) -> Any:
+    if isinstance(row, LevelsBar):
+        return levels_text(row.levels)
+    if isinstance(row, Trade) and name == "id":
+        return str(row.id)
+    what, _, which = name.partition("_")
+    if which in _OHLC:
+        told = getattr(row, _RANGES[what])
+        return None if told is None else told[_OHLC.index(which)]
+    return getattr(row, name)
+
+
+def levels_text(levels: Sequence[Level]) -> str:
+    """Price and size of each level, all separated by blanks."""
+    return " ".join(f"{price} {size}" for price, size in levels)
+
+
 class Batch(msgspec.Struct, frozen=True):
     """Rows to add (or replace), and the whole new coverage of series: applied all or nothing."""
 
@@ -107,6 +200,10 @@ class Series(Protocol):
         newest: bool = False,
     ) -> Sequence[Row]:
         """Rows of [start_ns, end_ns), oldest first: the first `limit`, or with `newest` the last `limit`."""
+        ...
+
+    def columns(self, key: SeriesKey, *, start_ns: int, end_ns: int, limit: int | None = None) -> Columns:
+        """The same rows as columns, without an object for each; the first `limit`."""
         ...
 
     def coverages(self) -> Mapping[SeriesKey, Sequence[Span]]:

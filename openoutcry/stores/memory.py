@@ -5,7 +5,7 @@ from typing import Any
 
 from openoutcry.events import Liquidation, Trade
 from openoutcry.instrument import Instrument
-from openoutcry.market.series import Batch, Of, Row, SeriesKey, Span, time_of
+from openoutcry.market.series import Batch, Columns, Of, Row, SeriesKey, Span, columns_of, time_of
 
 
 class MemorySeries:
@@ -40,6 +40,10 @@ class MemorySeries:
         if limit is None:
             return rows
         return rows[max(len(rows) - limit, 0) :] if newest else rows[:limit]
+
+    def columns(self, key: SeriesKey, *, start_ns: int, end_ns: int, limit: int | None = None) -> Columns:
+        """The same rows as columns, without an object for each; the first `limit`."""
+        return columns_of(key.of, self.read(key, start_ns=start_ns, end_ns=end_ns, limit=limit))
 
     def coverages(self) -> Mapping[SeriesKey, Sequence[Span]]:
         """All that is known of all series."""

@@ -19,7 +19,19 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from openoutcry.errors import Unavailable
 from openoutcry.events import Side
 from openoutcry.instrument import Instrument
-from openoutcry.market.series import Batch, Of, Row, SeriesKey, Span, State, Unstorable
+from openoutcry.market.series import (
+    NUMBERS,
+    Batch,
+    Columns,
+    Of,
+    Row,
+    SeriesKey,
+    Span,
+    State,
+    Unstorable,
+    columns_from,
+    names,
+)
 from openoutcry.stores.migrations import migrate
 from openoutcry.stores.tables import SHAPES, listings, series, spans
 
@@ -52,6 +64,7 @@ class SqlSeries:
         self._upsert = {of: _upsert(shape.table, mark) for of, shape in SHAPES.items()}
         self._oldest_first = {of: _select(shape.table, mark, "ASC") for of, shape in SHAPES.items()}
         self._newest_first = {of: _select(shape.table, mark, "DESC") for of, shape in SHAPES.items()}
+        self._columns = {of: _select(SHAPES[of].table, mark, "ASC", names(of)) for of in NUMBERS}
         self._of_span = _Statements(
             f"DELETE FROM spans WHERE series = {mark}",  # noqa: S608 - `mark` is the driver's placeholder
             _upsert(spans, mark),
@@ -103,6 +116,20 @@ class SqlSeries:
         if newest:
             rows.reverse()
         return SHAPES[key.of].unpack(key, rows)
+
+    def columns(self, key: SeriesKey, *, start_ns: int, end_ns: int, limit: int | None = None) -> Columns:
+        """The same rows as columns, without an object for each; the first `limit`. Raises Unavailable."""
+        id_ = self._ids.get(key)
+        rows: Sequence[tuple[Any, ...]] = []
+        if id_ is not None:
+            with self._cursor() as cursor:
+                cursor.execute(self._columns[key.of], (id_, start_ns, end_ns, ROWS_MAX if limit is None else limit))
+                rows = cursor.fetchall()
+        at_ns, *columns = zip(*rows, strict=True) if rows else ((), *(() for _ in names(key.of)))
+        told: dict[str, Sequence[Any]] = dict(zip(names(key.of), columns, strict=True))
+        if key.of is Of.TRADES:
+            told["id"] = [mark[1:] for mark in told["id"]]
+        return columns_from(key.of, at_ns, told)
 
     def coverages(self) -> Mapping[SeriesKey, Sequence[Span]]:
         """All that is known of all series. Raises Unavailable."""
@@ -271,9 +298,11 @@ def _upsert(table: Table, mark: str) -> str:
     )
 
 
-def _select(table: Table, mark: str, way: str) -> str:
-    columns = ", ".join(column.name for column in table.columns if column.name != series.name)
+def _select(table: Table, mark: str, way: str, only: Sequence[str] | None = None) -> str:
+    """All columns but the series, or the time and `only` those."""
     key = _key_columns(table)
+    every = [column.name for column in table.columns if column.name != series.name]
+    columns = ", ".join(every if only is None else (key[0], *only))
     return (
         f"SELECT {columns} FROM {table.name} WHERE series = {mark} AND {key[0]} >= {mark} AND {key[0]} < {mark} "  # noqa: S608
         f"ORDER BY {', '.join(f'{name} {way}' for name in key)} LIMIT {mark}"

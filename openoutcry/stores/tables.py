@@ -25,7 +25,7 @@ from openoutcry.events import (
     Side,
     Trade,
 )
-from openoutcry.market.series import Of, SeriesKey
+from openoutcry.market.series import Of, SeriesKey, levels_text
 
 metadata = MetaData()
 
@@ -360,7 +360,7 @@ def _unpack_liquidation_bars(key: SeriesKey, rows: Sequence[tuple[Any, ...]]) ->
 
 def _pack_levels_bar(b: LevelsBar) -> tuple[Any, ...]:
     assert b.closed, "only closed bars are kept"
-    return (b.open_ns, " ".join(f"{price} {size}" for price, size in b.levels), b.received_ns)
+    return (b.open_ns, levels_text(b.levels), b.received_ns)
 
 
 def _unpack_levels_bars(key: SeriesKey, rows: Sequence[tuple[Any, ...]]) -> list[LevelsBar]:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from openoutcry.events import (
     FundingBar,
     FundingRate,
     InterestBar,
+    LevelsBar,
     Liquidation,
     LiquidationBar,
     OpenInterest,
@@ -21,7 +23,20 @@ from openoutcry.events import (
     Trade,
 )
 from openoutcry.instrument import Instrument, Kind
-from openoutcry.market.series import Batch, Of, Row, Series, SeriesKey, Span, State, Unstorable, time_of
+from openoutcry.market.series import (
+    NUMBERS,
+    Batch,
+    Of,
+    Row,
+    Series,
+    SeriesKey,
+    Span,
+    State,
+    Unstorable,
+    columns_of,
+    names,
+    time_of,
+)
 from openoutcry.stores.memory import MemorySeries
 
 MINUTES = SeriesKey("binance:BTCUSDT", Of.CANDLES, 60)
@@ -44,6 +59,49 @@ ONE_OF_EACH: list[tuple[SeriesKey, Row]] = [
     (
         SeriesKey("x:A", Of.INTEREST_BARS, 60),
         InterestBar("x:A", 60, 0, Decimal(1), Decimal(2), Decimal("0.5"), Decimal("1.1"), None, True, 5),
+    ),
+    (
+        SeriesKey("x:O", Of.INTEREST_BARS, 60),
+        InterestBar(
+            "x:O",
+            60,
+            0,
+            Decimal(1),
+            Decimal(2),
+            Decimal("0.5"),
+            Decimal("1.1"),
+            Decimal("4.0"),
+            True,
+            5,
+            (Decimal(3), Decimal("4.00"), Decimal(2), Decimal("4.0")),
+            (Decimal("64000.10"), Decimal(7), Decimal(6), Decimal(6)),
+        ),
+    ),
+    (
+        SeriesKey("x:O", Of.INTEREST, 60),
+        OpenInterest("x:O", 300 * NS, 1, Decimal("1.50"), None, Decimal(15), Decimal("64000.10")),
+    ),
+    (
+        SeriesKey("x:A", Of.LEVELS_BARS, 60),
+        LevelsBar("x:A", 60, 0, ((Decimal(61230), Decimal("0.50")), (Decimal("6.4E+4"), Decimal(2))), True, 5),
+    ),
+    (SeriesKey("x:B", Of.LEVELS_BARS, 60), LevelsBar("x:B", 60, 0, (), True, 5)),
+    (
+        SeriesKey("x:P", Of.FUNDING_BARS, 60),
+        FundingBar(
+            "x:P",
+            60,
+            0,
+            Decimal(1),
+            Decimal(2),
+            Decimal(-1),
+            Decimal(1),
+            None,
+            None,
+            True,
+            5,
+            (Decimal("0.10"), Decimal(1), Decimal(0), Decimal(1)),
+        ),
     ),
     (SeriesKey("x:A", Of.FUNDING), FundingRate("x:A", 9, 10, Decimal("-0.00010000"), 28_800 * NS, None, True)),
     (
@@ -72,6 +130,38 @@ def test_every_sort_of_row_comes_back_as_it_was_to_the_last_digit(store: Series,
     (back,) = store.read(key)
     assert back == row
     assert repr(back) == repr(row)  # Decimal("1.50") == Decimal("1.5"), but it is not what the venue said
+
+
+@pytest.mark.parametrize(("key", "row"), [each for each in ONE_OF_EACH if each[0].of in NUMBERS])
+def test_columns_hold_what_the_rows_hold(store: Series, key: SeriesKey, row: Row) -> None:
+    store.write(Batch({key: [row]}))
+    told, event = store.columns(key, start_ns=0, end_ns=10**18), columns_of(key.of, [row])
+    assert told.at_ns.tolist() == event.at_ns.tolist() == [time_of(row)]
+    for name in names(key.of):
+        mine, other = told.of[name], event.of[name]
+        assert mine.dtype == other.dtype
+        # NaN, which is what was not told, equals itself here.
+        np.testing.assert_array_equal(mine, other)
+    if isinstance(row, Candle):
+        assert [told.of[name][0] for name in ("open", "close", "volume")] == [
+            100.0,
+            100.1,
+            12345678901234567890.123456789,
+        ]
+        assert (told.of["first_ns"][0], told.of["last_ns"][0]) == (60 * NS + 1, 0)
+    if isinstance(row, LevelsBar) and row.levels:
+        assert told.of["levels"][0] == "61230 0.50 6.4E+4 2"
+
+
+def test_columns_are_bounded_as_rows_are(store: Series) -> None:
+    store.write(Batch({MINUTES: [candle(60 * n) for n in range(10)]}))
+    told = store.columns(MINUTES, start_ns=60 * NS, end_ns=240 * NS)
+    assert told.at_ns.tolist() == [60 * NS, 120 * NS, 180 * NS]
+    assert store.columns(MINUTES, start_ns=60 * NS, end_ns=240 * NS, limit=2).at_ns.tolist() == [60 * NS, 120 * NS]
+    assert len(store.columns(MINUTES, start_ns=0, end_ns=60)) == 1
+    nobody = store.columns(SeriesKey("x:nobody", Of.CANDLES, 60), start_ns=0, end_ns=10**18)
+    assert len(nobody) == 0
+    assert set(nobody.of) == set(names(Of.CANDLES))
 
 
 def test_an_unknown_series_is_empty(store: Series) -> None:
