@@ -12,10 +12,16 @@ https://hyperliquid.gitbook.io/hyperliquid-docs/for-developers/api/info-endpoint
     {"type":"metaAndAssetCtxs"}         [{"universe":[{"name":"BTC","szDecimals":5}]}, [{"funding":"0.0000125",…}]]
     {"type":"predictedFundings"}        [["BTC",[["BinPerp",{"fundingRate":"0.0001","nextFundingTime":…}],["BybitPerp",null]]]]
 
+    {"type":"clearinghouseState","user":"0x…"}
+    {"assetPositions":[{"type":"oneWay","position":{"coin":"ETH","szi":"-0.0335","entryPx":"2986.3","liquidationPx":null,…}}],
+     "marginSummary":{…},"time":1708622398623}       the venue's own perpetuals; those of builders are not asked for
+
 An unknown coin is status 500 with the body `null`; 429 has the body `null` too. A question for the newest rows without an end
-first asks for the time (`exchangeStatus`, which costs next to nothing), because all paging is by time.
+first asks for the time (`exchangeStatus`, which costs next to nothing), because all paging is by time. `szi` is negative for a
+short; `liquidationPx` is null where no price liquidates the position alone.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, TypeVar
@@ -31,11 +37,22 @@ from openoutcry.errors import (
     Unreadable,
     Unsupported,
 )
-from openoutcry.events import NS, Event, FundingRate, MarkPrice, OpenInterest, PredictedFunding, open_of
+from openoutcry.events import (
+    NS,
+    Event,
+    FundingRate,
+    MarkPrice,
+    OpenInterest,
+    Position,
+    Positions,
+    PredictedFunding,
+    open_of,
+)
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.venues.hyperliquid_wire import (
     HOUR_NS,
     INTERVALS_S,
+    MOST,
     MS,
     NAME,
     CandleRow,
@@ -45,6 +62,7 @@ from openoutcry.venues.hyperliquid_wire import (
     TimeMs,
     TradeRow,
     candle_of,
+    check,
     context_of,
     instrument_of,
     is_spot,
@@ -57,6 +75,7 @@ from openoutcry.venues.venue import Answer, Ask, Page, Query, Request
 CANDLES_SERVED = 5_000  # newest candles of an interval that the venue still has
 FUNDINGS_PAGE = 500
 TRADES_PAGE = 500
+POSITIONS_MAX = 2_000  # of one holder: far above what is listed
 CLOSED_AFTER_NS = 5 * NS  # a candle that is asked for so long after its end will not change
 RETRY_S = 10.0  # after a 429 that does not say
 RETRY_S_MAX = 3_600.0
@@ -69,6 +88,7 @@ QUERIES = frozenset(
         Query.FUNDING,
         Query.FUNDING_HISTORY,
         Query.PREDICTED_FUNDING,
+        Query.POSITIONS,
         Query.TIME,
     }
 )
@@ -79,6 +99,7 @@ PAGE_MAX: Mapping[Query, int] = {
     Query.TRADES: TRADES_PAGE,
 }
 
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 _Decimals = Annotated[int, msgspec.Meta(ge=0, le=18)]
 _T = TypeVar("_T")
 
@@ -127,6 +148,21 @@ class _Prediction(msgspec.Struct, frozen=True):
     )
 
 
+class _Held(msgspec.Struct, frozen=True):
+    coin: Coin
+    size: Decimal = msgspec.field(name="szi")
+    liquidation: Decimal | None = msgspec.field(name="liquidationPx", default=None)
+
+
+class _Asset(msgspec.Struct, frozen=True):
+    position: _Held
+
+
+class _State(msgspec.Struct, frozen=True):
+    assets: Annotated[list[_Asset], msgspec.Meta(max_length=POSITIONS_MAX)] = msgspec.field(name="assetPositions")
+    time_ms: TimeMs = msgspec.field(name="time")
+
+
 class History:
     """Questions and answers; knows the listing, to tell an unknown coin from a venue that is ill."""
 
@@ -140,7 +176,7 @@ class History:
         self._listing = {instrument.symbol: instrument for instrument in instruments}
 
     def request(self, ask: Ask) -> Request:
-        """What to post. Raises Unsupported, BadInterval."""
+        """What to post. Raises Unsupported, BadInterval, UnknownInstrument (what is no address)."""
         if ask.query not in QUERIES:
             raise Unsupported(f"hyperliquid does not tell {ask.query.value}")
         if ask.query is Query.INSTRUMENTS:
@@ -151,6 +187,8 @@ class History:
             return _info(2, type="exchangeStatus")
         if ask.query in (Query.OPEN_INTEREST, Query.FUNDING):
             return _contexts_request(ask)
+        if ask.query is Query.POSITIONS:
+            return _info(2, type="clearinghouseState", user=_holder(ask))
         symbol = _symbol(ask)
         if ask.query is Query.TRADES:
             return _info(20 + TRADES_PAGE // 20, type="recentTrades", coin=symbol)
@@ -180,6 +218,8 @@ class History:
                 return Page(self._predictions(answer))
             case Query.OPEN_INTEREST | Query.FUNDING:
                 return Page(self._contexts(ask, answer))
+            case Query.POSITIONS:
+                return Page((self._positions(ask, answer),))
             case Query.TIME:
                 return Page(())
             case _ if _lacks_now(ask):
@@ -194,7 +234,8 @@ class History:
     def _refuse(self, ask: Ask, answer: Answer) -> None:
         if answer.status == 429:
             raise RateLimited(NAME, "hyperliquid asks us to slow down", _retry_s(answer))
-        if answer.status == 500 and answer.body.strip() == b"null" and ask.symbol and ask.symbol not in self._listing:
+        coin = None if ask.query is Query.POSITIONS else ask.symbol
+        if answer.status == 500 and answer.body.strip() == b"null" and coin and coin not in self._listing:
             raise UnknownInstrument(f"hyperliquid does not list {ask.symbol}")
         raise Unavailable(NAME, f"hyperliquid answered {answer.status}")
 
@@ -276,6 +317,19 @@ class History:
                     )
                 )
         return events
+
+    def _positions(self, ask: Ask, answer: Answer) -> Positions:
+        state = _read(answer, _State)
+        held = [asset.position for asset in state.assets]
+        if len({each.coin for each in held}) < len(held):
+            raise Unreadable("two positions in one coin")
+        # One that cannot be read costs the others: without it their sum would be wrong and nobody would know.
+        positions = tuple(
+            Position(self._names[each.coin], _signed(each.size), _reachable(each.liquidation))
+            for each in held
+            if each.size
+        )
+        return Positions(f"{NAME}:*", _holder(ask), state.time_ms * MS, answer.received_ns, positions)
 
     def _recent(self, ask: Ask, answer: Answer) -> Page:
         rows = _read(answer, list[TradeRow])
@@ -367,6 +421,28 @@ def _symbol(ask: Ask) -> str:
     if not ask.symbol:
         raise Unsupported(f"hyperliquid tells {ask.query.value} of one instrument at a time")
     return ask.symbol
+
+
+def _holder(ask: Ask) -> str:
+    """The address, in lower case: its letters mean the same in both. Raises UnknownInstrument."""
+    address = ask.symbol or ""
+    if not _ADDRESS.fullmatch(address):
+        raise UnknownInstrument("a holder is told by an address: 0x and 40 hexadecimal digits")
+    return address.lower()
+
+
+def _signed(size: Decimal) -> Decimal:
+    """The size of a position, unchanged. Raises Unreadable, InvalidOperation (NaN)."""
+    check(abs(size))
+    return size
+
+
+def _reachable(price: Decimal | None) -> Decimal | None:
+    """A liquidation price; None where it lies below any price there is. Raises Unreadable, InvalidOperation (NaN)."""
+    if price is None or -MOST <= price <= 0:
+        return None
+    check(price)
+    return price
 
 
 def _newest(ask: Ask) -> bool:

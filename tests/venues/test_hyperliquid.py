@@ -27,6 +27,8 @@ from openoutcry.events import (
     FundingRate,
     MarkPrice,
     OpenInterest,
+    Position,
+    Positions,
     PredictedFunding,
     Quote,
     Side,
@@ -35,7 +37,7 @@ from openoutcry.events import (
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.venues import VENUES
 from openoutcry.venues.hyperliquid import Hyperliquid
-from openoutcry.venues.hyperliquid_history import CANDLES_SERVED
+from openoutcry.venues.hyperliquid_history import CANDLES_SERVED, POSITIONS_MAX
 from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refused, Skipped, Subscribed
 
 MINUTE_NS = 60 * NS
@@ -670,9 +672,117 @@ def test_predictions_name_venues_and_tell_no_data_from_zero() -> None:
     told = venue.page(Ask(query=Query.PREDICTED_FUNDING), answer(body)).events
     assert told == [
         PredictedFunding("hyperliquid:BTC", "BTC", "BinPerp", NOW_NS, Decimal("0.0001"), NOW_NS, 28_800),
-        PredictedFunding("hyperliquid:BTC", "BTC", "HlPerp", NOW_NS, Decimal("0.0"), NOW_NS, 3_600),
+        PredictedFunding("hyperliquid:BTC", "BTC", "HlPerp", NOW_NS, Decimal("0.0"), NOW_NS, 3_600, own=True),
         PredictedFunding("hyperliquid:BTC", "BTC", "BybitPerp", NOW_NS, None, None, None),
     ]
+
+
+# Positions
+
+HOLDER = "0x" + "aB3" * 13 + "c"
+
+
+def held(coin: str, size: str, liquidation: str | None) -> dict[str, Any]:
+    position = {"coin": coin, "szi": size, "entryPx": "2986.3", "liquidationPx": liquidation, "marginUsed": "4.9"}
+    return {"type": "oneWay", "position": position}
+
+
+def state(*assets: Any, **more: Any) -> dict[str, Any]:
+    return {"assetPositions": list(assets), "marginSummary": {"accountValue": "1.0"}, "time": NOW_MS - 5, **more}
+
+
+def test_positions_of_a_holder_are_signed_and_tell_where_they_would_be_liquidated() -> None:
+    venue, ask = Hyperliquid(), Ask(query=Query.POSITIONS, symbol=HOLDER)
+    assert asked(venue, ask) == {"type": "clearinghouseState", "user": HOLDER.lower()}
+    assert venue.request(ask).weight == 2
+    body = state(held("ETH", "0.0335", "2866.26936529"), held("BTC", "-1.5", "130000.0"), held("kPEPE", "7", None))
+    assert venue.page(ask, answer(body)) == Page(
+        (
+            Positions(
+                "hyperliquid:*",
+                HOLDER.lower(),
+                (NOW_MS - 5) * 10**6,
+                NOW_NS,
+                (
+                    Position("hyperliquid:ETH", Decimal("0.0335"), Decimal("2866.26936529")),
+                    Position("hyperliquid:BTC", Decimal("-1.5"), Decimal("130000.0")),
+                    Position("hyperliquid:kPEPE", Decimal(7), None),
+                ),
+            ),
+        )
+    )
+
+
+def test_a_position_of_nothing_is_none_and_a_price_below_all_liquidates_nothing() -> None:
+    body = state(held("ETH", "0.0", "2866.2"), held("BTC", "2", "-17.5"), held("SOL", "2", "0"))
+    (told,) = Hyperliquid().page(Ask(query=Query.POSITIONS, symbol=HOLDER), answer(body)).events
+    assert isinstance(told, Positions)
+    assert told.positions == (
+        Position("hyperliquid:BTC", Decimal(2), None),
+        Position("hyperliquid:SOL", Decimal(2), None),
+    )
+
+
+@pytest.mark.parametrize("address", [None, "", "0x", HOLDER[:-1], HOLDER + "0", HOLDER[2:], HOLDER + "\n", "BTC"])
+def test_a_holder_without_an_address_is_not_asked_for(address: str | None) -> None:
+    with pytest.raises(UnknownInstrument):
+        Hyperliquid().request(Ask(query=Query.POSITIONS, symbol=address))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [],
+        {"assetPositions": []},
+        state(time="now"),
+        state(time=0),
+        state(time=NOW_NS),
+        state(None),
+        state({"type": "oneWay"}),
+        state(held("ETH", "NaN", None)),
+        state(held("ETH", "sNaN", None)),
+        state(held("ETH", "-Infinity", None)),
+        state(held("ETH", "1e19", None)),
+        state(held("ETH", "1", "NaN")),
+        state(held("ETH", "1", "-Infinity")),
+        state(held("ETH", "1", "1e19")),
+        state(held("", "1", "5")),
+        state(held("ETH", "one", "5")),
+        state(held("ETH", "1", "5"), held("ETH", "2", "5")),
+        state(*[held(f"C{n}", "1", None) for n in range(POSITIONS_MAX + 1)]),
+    ],
+)
+def test_positions_that_cannot_be_believed_are_unreadable_as_a_whole(body: Any) -> None:
+    with pytest.raises(Unreadable):
+        Hyperliquid().page(Ask(query=Query.POSITIONS, symbol=HOLDER), answer(body))
+
+
+def test_a_venue_that_is_ill_does_not_mean_that_a_holder_is_unknown() -> None:
+    for status, body in ((500, None), (422, "Failed to deserialize"), (502, "")):
+        with pytest.raises(Unavailable):
+            Hyperliquid().page(Ask(query=Query.POSITIONS, symbol=HOLDER), answer(body, status=status))
+
+
+@given(JSON, st.sampled_from(["coin", "szi", "liquidationPx", "position", "assetPositions", "time"]))
+def test_no_answer_about_positions_does_worse_than_unreadable(data: Any, key: str) -> None:
+    good = held("ETH", "1.5", "100")
+    match key:
+        case "coin" | "szi" | "liquidationPx":
+            body = state({"position": good["position"] | {key: data}})
+        case "position":
+            body = state({"position": data})
+        case _:
+            body = state(good) | {key: data}
+    try:
+        (told,) = Hyperliquid().page(Ask(query=Query.POSITIONS, symbol=HOLDER), answer(body)).events
+    except Unreadable:
+        return
+    assert isinstance(told, Positions)
+    for each in told.positions:
+        assert each.size.is_finite()
+        assert each.size
+        assert each.liquidation is None or each.liquidation > 0
 
 
 # Trades
