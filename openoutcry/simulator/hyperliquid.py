@@ -3,6 +3,7 @@
 https://hyperliquid.gitbook.io/hyperliquid-docs/for-developers/api
 
     POST /info {"type": "recentTrades", "coin": "BTC"}   ->   [{"coin": "BTC", "side": "B", "px": "105056", …}, …] newest first
+    POST /info {"type": "clearinghouseState", "user": "0x…"}   ->   what any address holds: drawn anew every few hours, grown between
     {"method": "subscribe", "subscription": {"type": "trades", "coin": "BTC"}}
         ->   {"channel": "subscriptionResponse", "data": {"method": "subscribe", "subscription": {…}}}
         ->   {"channel": "trades", "data": […]}            repeats trades made before the subscription
@@ -13,7 +14,9 @@ which nothing was sent for 60 s is dropped. Minutes without a trade have no cand
 only the last 5,000 of an interval are there (intervals above a day are not played). Trade ids are hashes.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any, ClassVar
 
 import msgspec
@@ -21,6 +24,7 @@ import msgspec
 from openoutcry.instrument import Kind
 from openoutcry.simulator.kit import MS, NS, Answer, Asked, Frame, Line, Personality, beats, json
 from openoutcry.simulator.limits import Pool, Verdict
+from openoutcry.simulator.noise import key, mix_one, share_one
 from openoutcry.simulator.tape import Bar, Listing, Row, Speller
 
 CANDLES_MAX = 5_000
@@ -40,9 +44,14 @@ INTERVALS_S = {
     "1m": 60, "3m": 180, "5m": 300, "15m": 900, "30m": 1_800, "1h": 3_600, "2h": 7_200, "4h": 14_400, "8h": 28_800,
     "12h": 43_200, "1d": 86_400,
 }  # fmt: skip
-LIGHT = frozenset({"l2Book", "allMids", "exchangeStatus"})
+LIGHT = frozenset({"l2Book", "allMids", "exchangeStatus", "clearinghouseState"})
 COIN_TYPES = frozenset({"trades", "bbo", "l2Book", "activeAssetCtx"})
 # Odd, so that multiplying by it modulo a power of two is one to one: ids look like hashes and stay unique.
+ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
+HELD_NS, GROWN_NS = 6 * HOUR_NS, 600 * NS  # a position is drawn anew after the one, and grows once in the other
+HELD_SHARE, UNREACHABLE_SHARE = 0.6, 0.1
+HELD_USD_MIN, HELD_USD_MAX = 20_000, 2_000_000
+LEVERAGE_MIN, LEVERAGE_MAX = 3, 25
 SCATTER, ID_BITS = 0x9E3779B97F4A7C15, 50
 
 
@@ -120,6 +129,8 @@ class Hyperliquid(Personality):
                 return [self._meta(dex), [self._context(row, now_ns) for _, row in self._perpetuals(dex)]]
             case "spotMetaAndAssetCtxs":
                 return [self._spot_meta(), [self._context(row, now_ns) for _, row in self._pairs()]]
+            case "clearinghouseState":
+                return self._state(body.get("user"), now_ns)
             case "predictedFundings":
                 return self._predictions(now_ns)
             case "exchangeStatus":
@@ -253,6 +264,59 @@ class Hyperliquid(Personality):
             "fundingRate": f"{running.rate:.8f}",
             "nextFundingTime": running.funding_ns // MS,
             "fundingIntervalHours": running.interval_s // 3_600,
+        }
+
+    def _state(self, user: Any, now_ns: int) -> dict[str, Any]:
+        if not isinstance(user, str) or not ADDRESS.fullmatch(user):
+            raise _Refused(BAD_BODY)
+        held = [self._held(user.lower(), symbol, listing, now_ns) for symbol, listing in self._perpetuals("")]
+        positions = [{"type": "oneWay", "position": position} for position in held if position]
+        margin = {
+            "accountValue": "5000000.0",
+            "totalNtlPos": "0.0",
+            "totalRawUsd": "5000000.0",
+            "totalMarginUsed": "0.0",
+        }
+        return {
+            "marginSummary": margin,
+            "crossMarginSummary": margin,
+            "crossMaintenanceMarginUsed": "0.0",
+            "withdrawable": "0.0",
+            "assetPositions": positions,
+            "time": self.venue_ms(now_ns),
+        }
+
+    def _held(self, user: str, symbol: str, listing: Listing, now_ns: int) -> dict[str, Any] | None:
+        """The position of that address, if it has one: liquidated as soon as the mark price is there."""
+        since_ns = now_ns // HELD_NS * HELD_NS
+        if self._gone(listing) or self.world.life(listing.name)[0] > since_ns:
+            return None
+        word = key(self.world.seed, "held", user, listing.name, since_ns)
+        drawn = [share_one(mix_one(word, n)) for n in range(5)]
+        if drawn[0] >= HELD_SHARE:
+            return None
+        entry, mark = self.world.mark(listing.name, since_ns), self.world.mark(listing.name, now_ns)
+        leverage = LEVERAGE_MIN + int(drawn[1] * (LEVERAGE_MAX - LEVERAGE_MIN + 1))
+        sign = 1 if drawn[2] < 0.5 else -1
+        liquidation = entry * (1 - sign * Decimal("0.9") / leverage)
+        if (mark - liquidation) * sign <= 0:
+            return None
+        # Drawn by the square, so that most are small.
+        usd = HELD_USD_MIN + int(drawn[3] * drawn[3] * (HELD_USD_MAX - HELD_USD_MIN))
+        grown = usd + usd * ((now_ns - since_ns) // GROWN_NS) // 40
+        speller = self.world.speller(listing.name)
+        size = speller.size(max(1, int(grown / entry / listing.instrument.lot_size)))
+        return {
+            "coin": symbol,
+            "szi": size if sign > 0 else f"-{size}",
+            "leverage": {"type": "cross", "value": leverage},
+            "entryPx": f"{entry:.8f}",
+            "positionValue": f"{mark * Decimal(size):.6f}",
+            "unrealizedPnl": f"{(mark - entry) * Decimal(size) * sign:.6f}",
+            "returnOnEquity": "0.0",
+            "liquidationPx": None if drawn[4] < UNREACHABLE_SHARE else f"{liquidation:.8f}",
+            "marginUsed": f"{mark * Decimal(size) / leverage:.6f}",
+            "maxLeverage": 40,
         }
 
     # What was

@@ -16,6 +16,7 @@ from openoutcry.events import (
     FundingRate,
     MarkPrice,
     OpenInterest,
+    Positions,
     PredictedFunding,
     Quote,
     Side,
@@ -312,6 +313,42 @@ async def test_what_is_now_is_what_the_world_says_is_now(client: Client) -> None
     assert await client.ask(Ask(query=Query.TIME)) == []
 
 
+async def positions(client: Client, address: str) -> Positions:
+    (told,) = await client.ask(Ask(query=Query.POSITIONS, symbol=address))
+    assert isinstance(told, Positions)
+    return told
+
+
+async def test_positions_of_an_address_are_the_same_whenever_they_are_asked_and_grow_slowly(client: Client) -> None:
+    mine, other = "0x" + "1" * 40, "0x" + "2" * 40
+    first = await positions(client, mine)
+    assert first.event_ns == NOW_NS
+    assert first.positions
+    assert await positions(client, mine) == first
+    assert (await positions(client, other)).positions != first.positions
+    await client.clock.advance(600.0)
+    later = {each.instrument: each for each in (await positions(client, mine)).positions}
+    stayed = [(each, later[each.instrument]) for each in first.positions if each.instrument in later]
+    assert stayed
+    for before, after in stayed:
+        assert before.size * after.size > 0
+        assert abs(before.size) <= abs(after.size) <= abs(before.size) * 2
+    assert [after.size for _, after in stayed] != [before.size for before, _ in stayed]
+
+
+async def test_a_long_is_liquidated_below_the_mark_price_and_a_short_above_it(client: Client) -> None:
+    held = [each for n in range(30) for each in (await positions(client, f"0x{n:040x}")).positions]
+    longs, shorts = [each for each in held if each.size > 0], [each for each in held if each.size < 0]
+    assert len(longs) > 20
+    assert len(shorts) > 20
+    assert any(each.liquidation is None for each in held)
+    for each in held:
+        if each.liquidation is not None:
+            mark = client.world.mark(each.instrument, NOW_NS)
+            assert (mark - each.liquidation) * each.size > 0
+            assert abs(mark - each.liquidation) < mark / 2
+
+
 async def test_recent_trades_mend_a_short_gap(client: Client) -> None:
     ask = Ask(query=Query.TRADES, symbol="BTC", start_ns=NOW_NS - 5 * NS, end_ns=NOW_NS)
     (page,) = await client.pages(ask)
@@ -356,6 +393,7 @@ async def test_the_adapter_reckons_at_least_the_weight_that_the_venue_counts(cli
         for n in (1, 60, 999)
     ]
     asks += [Ask(query=Query.TRADES, symbol=symbol), Ask(query=Query.TIME), Ask(query=Query.INSTRUMENTS)]
+    asks.append(Ask(query=Query.POSITIONS, symbol="0x" + "1" * 40))
     for ask in asks:
         request = client.venue.request(ask)
         cost = personality.cost(Asked("POST", "/info", {}, {}, request.body or b"", ""))
@@ -372,6 +410,8 @@ async def test_malformed_questions_are_refused_as_the_venue_does(client: Client)
         (b'{"type":"recentTrades"}', 422),
         (b'{"type":"candleSnapshot","req":{"coin":"BTC","interval":"7m","startTime":0}}', 422),
         (b'{"type":"candleSnapshot","req":{"coin":"BTC","interval":"1m","startTime":"x"}}', 422),
+        (b'{"type":"clearinghouseState"}', 422),
+        (b'{"type":"clearinghouseState","user":"0x12"}', 422),
         (b'{"type":"recentTrades","coin":"NOPE"}', 500),
     ):
         assert (await client.http.send("POST", f"{rest}/info", headers=headers, body=body)).status == status
