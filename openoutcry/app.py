@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from openoutcry.accounts.keys import KeyRecord, Keys
 from openoutcry.aggregates.candles import Candles
 from openoutcry.aggregates.derivatives import Derivatives
 from openoutcry.aggregates.spikes import Threshold
@@ -44,6 +45,7 @@ from openoutcry.market.warm import Warm, last_trade
 from openoutcry.simulator.simulator import Addresses, Simulator
 from openoutcry.sources.coinmarketcap import CoinMarketCap
 from openoutcry.stores.folder import DataFolder
+from openoutcry.stores.keys import SqlKeys, pepper, private_file
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Http, HttpClient, SocketClient, Sockets
@@ -51,6 +53,8 @@ from openoutcry.venues import VENUES
 from openoutcry.venues import venue as words
 
 DATABASE = "market.sqlite3"
+ACCOUNTS = "accounts.sqlite3"
+DEMO_KEY = "demo"
 SEED_FILE = "demo-seed"
 DAY_NS = 86_400 * 1_000_000_000
 # Instruments made ready at once after a start; the others wait their turn.
@@ -59,6 +63,8 @@ WARM_AT_ONCE_MAX = 8
 WARM_AGAIN_S = 20.0
 WARM_TRIES_MAX = 8
 READY_S_MAX = 10.0
+# Whose positions the demo watches.
+DEMO_HOLDERS = ("0x" + "d0" * 20, "0x" + "5e" * 20)
 SPOT_FEEDS = frozenset({words.Feed.TRADES, words.Feed.CANDLES, words.Feed.QUOTES, words.Feed.DEPTH})
 
 log = structlog.get_logger()
@@ -117,7 +123,8 @@ def _played(name: str, addresses: Addresses) -> dict[str, Any]:
     # The simulator also plays roots that no adapter uses any more.
     known = VENUES[name]().sockets
     sockets = {endpoint: url for endpoint, url in addresses["sockets"].items() if endpoint in known}
-    return {"rest": addresses["rest"], "sockets": sockets}
+    watched = {"holders": DEMO_HOLDERS} if words.Query.POSITIONS in VENUES[name]().queries else {}
+    return {"rest": addresses["rest"], "sockets": sockets, **watched}
 
 
 class Server:
@@ -134,11 +141,13 @@ class Server:
         self._failed: str | None = None
         self._warming = asyncio.Semaphore(WARM_AT_ONCE_MAX)
         self._http_at = self._grpc_at = ""
+        self._shown_keys: list[str] = []
 
     async def start(self) -> None:
         """Raises Refusal: a folder that is taken, an address that cannot be had, a setting that is wrong."""
         config, clock = self._config, self._world.clock
         series = self._store()
+        self.keys = await self._made_keys()
         self.feed = self._feed(series)
         self._stack.push_async_callback(self.feed.stop)
         candles = Candles(
@@ -156,11 +165,21 @@ class Server:
             derivatives=derivatives,
             tickers=Tickers(),
         )
-        self.market = Market(self.feed, series, self.bus, clock, self.telemetry, self.building, _market_numbers(config))
+        self.market = Market(
+            self.feed,
+            series,
+            self.bus,
+            clock,
+            self.telemetry,
+            self.building,
+            _market_numbers(config),
+            bars=self.building.bar,
+        )
         self._warm = Warm(self.market, candles, clock, back_s=config.market.look_back_s)
         self.market.on_follow = self._made_ready
         self._stack.push_async_callback(self.market.close)
         self._stack.push_async_callback(self._end_tasks)
+        self._spawn("keys", self.keys.run())
         await self._serve()
         await self.feed.start()
         self._spawn("market", self.market.run())
@@ -175,8 +194,8 @@ class Server:
         await self._stack.aclose()
 
     def ready_line(self) -> dict[str, Any]:
-        """Where everything is; keys come with accounts."""
-        return {"http": f"http://{self._http_at}", "grpc": self._grpc_at, "keys": []}
+        """Where everything is, and the texts of keys made for this run (by the demo)."""
+        return {"http": f"http://{self._http_at}", "grpc": self._grpc_at, "keys": self._shown_keys}
 
     def silent(self) -> list[str]:
         """Venues that are on and were not heard yet."""
@@ -191,6 +210,20 @@ class Server:
         series = SqlSeries(url.get_secret_value() if url else sqlite_url(folder.path / DATABASE))
         self._stack.callback(series.close)
         return series
+
+    async def _made_keys(self) -> Keys:
+        store, secret = key_store(self._config)
+        self._stack.callback(store.close)
+        keys = Keys(store, secret, self._world.clock, self.telemetry)
+        await keys.load()
+        if self._world.simulator is not None:
+            # The text of the last run's key is not kept, so it is of no more use.
+            for old in await keys.list():
+                if old.name == DEMO_KEY and old.revoked_ns is None:
+                    await keys.revoke(old.id)
+            _, text = await keys.create(DEMO_KEY)
+            self._shown_keys.append(text)
+        return keys
 
     def _feed(self, series: SqlSeries) -> Feed:
         config = self._config
@@ -216,6 +249,7 @@ class Server:
         config = self._config
         doors = Doors(
             clock=self._world.clock,
+            keys=self.keys,
             market=self.market,
             bus=self.bus,
             follow=self.market.follow,
@@ -419,6 +453,19 @@ async def record(world: Outside, venue: str, folder: Path, told: Callable[[Recor
         told(recorder)
 
 
+def key_store(config: Config) -> tuple[SqlKeys, bytes]:
+    """Where keys are kept, and their pepper: also beside a server that runs. Raises Unavailable."""
+    secret = config.keys_pepper
+    url = config.store.url
+    file = private_file(config.data / ACCOUNTS) if url is None else None
+    store = SqlKeys(sqlite_url(file) if file else url.get_secret_value())
+    try:
+        return store, secret.get_secret_value().encode() if secret else pepper(config.data)
+    except Unavailable:
+        store.close()
+        raise
+
+
 def accesses(config: Config) -> dict[str, Access]:
     """The venues that are on, with their addresses. Raises BadConfig for a venue or endpoint there is none of."""
     unknown = sorted(set(config.venues) - set(VENUES))
@@ -506,6 +553,9 @@ def _market_numbers(config: Config) -> market_words.Numbers:
         candles_kept=market.candles_kept,
         candles_kept_in_all=market.candles_kept_in_all,
         candle_fresh_s=market.fresh_s,
+        grow_s=market.grow_s,
+        block_rows_max=market.block_rows_kept,
+        trades_asked_s=market.trades_asked_s,
     )
 
 

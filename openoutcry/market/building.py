@@ -1,6 +1,7 @@
 """Runs the aggregates on the bus: what the feed hears becomes slower events, closed by the venues' own time.
 
 Trade, VenueCandle, Gap, Mended, Abandoned ─▶ candles ─▶ Candle ─▶ bus
+Positions ─▶ levels ─▶ LiquidationLevels ─▶ bus
 OpenInterest, FundingRate, Liquidation, … ─▶ derivatives ─▶ InterestBar, FundingBar, LiquidationBar, LevelsBar ─▶ bus
 Candle ─▶ tickers ─▶ Ticker ─▶ bus, once a second for instruments that traded
 """
@@ -12,7 +13,8 @@ from functools import partial
 import structlog
 
 from openoutcry.aggregates.candles import Candles
-from openoutcry.aggregates.derivatives import Derivatives
+from openoutcry.aggregates.derivatives import DerivativeBar, Derivatives
+from openoutcry.aggregates.levels import Levels
 from openoutcry.aggregates.ticker import Tickers
 from openoutcry.bus import Bus
 from openoutcry.clock import NS, Clock
@@ -30,6 +32,7 @@ from openoutcry.events import (
     MarkPrice,
     Mended,
     OpenInterest,
+    Positions,
     PredictedFunding,
     Side,
     Trade,
@@ -69,6 +72,7 @@ class Building:
     ) -> None:
         self._bus, self._clock, self._outside = bus, clock, outside
         self._candles, self._derivatives, self._tickers = candles, derivatives, tickers
+        self._levels = Levels()
         self._beat_s, self._tickers_s = beat_s, tickers_s
         self._venue_times: dict[str, _Time] = {}
         self._sample_times: dict[str, _Time] = {}
@@ -89,6 +93,7 @@ class Building:
         bus.listen(Liquidation, self._on_sample)
         bus.listen(LiquidationLevels, self._on_sample)
         bus.listen(PredictedFunding, self._on_predicted)
+        bus.listen(Positions, lambda positions: self._publish(self._levels.on_positions(positions)))
         bus.listen(Candle, tickers.on_candle)
 
     def follow(self, instrument: Instrument) -> None:
@@ -108,6 +113,12 @@ class Building:
     def unclosed(self, instrument: str, interval_s: int, side: Side = Side.BOTH) -> Sequence[Candle]:
         """The growing candle, and before it those that are over but may still change: all that is known whole."""
         return self._candles.unclosed(instrument, interval_s, side)
+
+    def bar(
+        self, kind: type[DerivativeBar], instrument: str, interval_s: int, side: Side = Side.BOTH
+    ) -> DerivativeBar | None:
+        """The bar of open interest, funding, … that is growing now; None where nothing was told in it."""
+        return self._derivatives.growing(kind, instrument, interval_s, side)
 
     def drop(self, instrument: str) -> None:
         """Forget an instrument that nobody follows any more."""
