@@ -28,12 +28,15 @@ from openoutcry.events import (
     open_of,
 )
 from openoutcry.instrument import Instrument, Kind
-from openoutcry.market import history, latest, live, writer
+from openoutcry.market import blocks, columnar, history, latest, live, pulse, writer
+from openoutcry.market.blocks import Blocks
+from openoutcry.market.columnar import Columnar
 from openoutcry.market.coverage import END_NS, Book, Coverage
 from openoutcry.market.history import History, Stretch
 from openoutcry.market.latest import Bounded, Latest
 from openoutcry.market.live import Growing, Live
 from openoutcry.market.outside import Outside, VenueState
+from openoutcry.market.pulse import GrowingBar, Pulse
 from openoutcry.market.series import Of, Series, SeriesKey, Span, State
 from openoutcry.market.symbols import Symbols
 from openoutcry.market.whole import Whole
@@ -75,6 +78,9 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True):
     candle_fresh_s: float = history.FRESH_S
     settle_s: float = history.SETTLE_S
     pulse_s: float = live.PULSE_S
+    grow_s: float = pulse.PULSE_S
+    block_rows_max: int = blocks.ROWS_MAX
+    trades_asked_s: float = columnar.TRADES_ASKED_S
     interest_fresh_s: float = 5.0
     funding_fresh_s: float = 5.0
     mark_fresh_s: float = 2.0
@@ -116,6 +122,8 @@ class Market:
         telemetry: Telemetry,
         growing: Growing,
         numbers: Numbers | None = None,
+        *,
+        bars: GrowingBar = lambda _kind, _instrument, _interval_s, _side: None,
     ) -> None:
         numbers = numbers or Numbers()
         self._outside, self._series, self._clock, self._growing, self._numbers = (
@@ -154,6 +162,23 @@ class Market:
             settle_s=numbers.settle_s,
         )
         self.live = Live(bus, growing, clock, self._known, pulse_s=numbers.pulse_s)
+        self.pulse = Pulse(bus, growing, bars, clock, pulse_s=numbers.grow_s)
+        kept = Blocks(series, self.writer.waiting, rows_max=numbers.block_rows_max)
+        self.writer.on_row = kept.on_row
+        self.columnar = Columnar(
+            outside=outside,
+            series=series,
+            book=self._book,
+            writer=self.writer,
+            history=self._history,
+            blocks=kept,
+            pulse=self.pulse,
+            clock=clock,
+            candles=self.candles,
+            sure=self,
+            settle_s=numbers.settle_s,
+            trades_asked_s=numbers.trades_asked_s,
+        )
         self._symbols: dict[str, Symbols] = {}
         self._followers: dict[str, int] = {}
         self._flights: dict[Hashable, asyncio.Task[Any]] = {}
@@ -169,6 +194,7 @@ class Market:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.writer.run())
             tasks.create_task(self.live.run())
+            tasks.create_task(self.pulse.run())
 
     async def close(self) -> None:
         """Hear no more, give up questions on their way, and store what waits."""
@@ -314,11 +340,11 @@ class Market:
         """
         key = SeriesKey(instrument, Of.CANDLES, interval_s, side)
         now_ns = self._clock.now_ns()
-        edge = self._edge(key, now_ns)
+        edge = self.edge(key, now_ns)
         if edge is not None:
             end_ns, tail = edge
             rows = self.latest.newest(key, end_ns, limit)
-            if rows is not None and self._whole_to(key, rows[0].open_ns if rows else end_ns, end_ns, now_ns):
+            if rows is not None and self.whole_to(key, rows[0].open_ns if rows else end_ns, end_ns, now_ns):
                 return _parted(rows, tail)
         recent = self._history.recent(key)
         if recent is None:
@@ -455,7 +481,7 @@ class Market:
             return await self._before(instrument, key, start_ns, end_ns, growing=growing, first=first)
         # Where nothing was traded since, or the last one is not sure yet, the closed ones end before.
         end_ns = max(min(end_ns, edge[0]), start_ns)
-        self._whole_to(key, start_ns, end_ns, now_ns)
+        self.whole_to(key, start_ns, end_ns, now_ns)
         told = await self._before(instrument, key, start_ns, end_ns, first=first)
         return Stretch(told.rows, [row for row in edge[1] if row.open_ns >= start_ns], told.missing)
 
@@ -552,7 +578,7 @@ class Market:
                     return lack_ns, base_s
         return None
 
-    def _edge(self, key: SeriesKey, now_ns: int) -> tuple[int, Sequence[Candle]] | None:
+    def edge(self, key: SeriesKey, now_ns: int) -> tuple[int, Sequence[Candle]] | None:
         """Where the closed candles of a followed instrument end, and those after them, the growing one last.
 
         None where the instrument is not followed whole since that candle opened.
@@ -573,17 +599,17 @@ class Market:
         self, instrument: Instrument, key: SeriesKey, now_ns: int
     ) -> tuple[int, Sequence[Candle]] | None:
         """The same, where need be folded from shorter candles: of any length, if those are known since it opened."""
-        edge = self._edge(key, now_ns)
+        edge = self.edge(key, now_ns)
         if edge is not None:
             return edge
         for base_s in _shorter(key.interval_s, INTERVALS_S):
             base = SeriesKey(key.instrument, Of.CANDLES, base_s, key.side)
-            below = self._edge(base, now_ns)
+            below = self.edge(base, now_ns)
             if below is None:
                 continue
             base_ns, tail = below
             open_ns = bounds_of(base_ns, key.interval_s)[0]
-            if base_ns - open_ns > FOLDED_MAX * base_s * NS or not self._whole_to(base, open_ns, base_ns, now_ns):
+            if base_ns - open_ns > FOLDED_MAX * base_s * NS or not self.whole_to(base, open_ns, base_ns, now_ns):
                 continue
             told = await self._history.rows(base, instrument, None, open_ns, base_ns)
             if not told.missing:
@@ -593,7 +619,7 @@ class Market:
                 return open_ns, [_marked(candle, closed=False) for candle in rolled]
         return None
 
-    def _whole_to(self, key: SeriesKey, start_ns: int, end_ns: int, now_ns: int) -> bool:
+    def whole_to(self, key: SeriesKey, start_ns: int, end_ns: int, now_ns: int) -> bool:
         """Whether nothing is missing up to `end_ns`, counting buckets in which a followed instrument was quiet."""
         coverage = self._book.of(key)
         if coverage.whole(start_ns, end_ns):

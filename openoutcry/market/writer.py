@@ -75,6 +75,8 @@ class Writer:
         self._full = asyncio.Event()
         self._turn = asyncio.Lock()
         self._pruned_ns = clock.now_ns()
+        # Called for each row with an interval that goes to the store: whoever keeps such rows hears of them (blocks.py).
+        self.on_row: Callable[[SeriesKey, Row], None] | None = None
         self._stops = self._listen(bus)
         self._written = telemetry.counter("store_rows_written", "Rows stored.", ["of"])
         self._dropped = telemetry.counter("store_rows_dropped", "Rows given up, their place is missing.", ["of", "why"])
@@ -203,6 +205,8 @@ class Writer:
                 return
             self._count(key, 1)
         waiting[place] = row
+        if key.interval_s and self.on_row is not None:
+            self.on_row(key, row)
         if self._rows >= self._batch_max:
             self._full.set()
 
