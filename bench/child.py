@@ -25,6 +25,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.utils import accept_key
 
+from openoutcry.accounts.keys import Keys
 from openoutcry.api.admission import Admission
 from openoutcry.api.asgi import HttpServer, application
 from openoutcry.api.dialect import Dialect, Doors, Scope
@@ -39,6 +40,7 @@ from openoutcry.events import Candle, Side
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.market.market import Market
 from openoutcry.market.outside import VenueState
+from openoutcry.stores.keys import MemoryKeys
 from openoutcry.telemetry import Telemetry
 from openoutcry.venues.venue import Feed, Query
 
@@ -174,6 +176,7 @@ def _doors() -> Doors:
     clock = SystemClock()
     return Doors(
         clock=clock,
+        keys=Keys(MemoryKeys(), b"pepper", clock, telemetry),
         market=MemoryMarket(),
         bus=Bus(),
         follow=lambda _instrument, _feeds: lambda: None,

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from openoutcry.accounts.keys import KeyRecord, Keys
+from openoutcry.accounts.keys import Keys
 from openoutcry.aggregates.candles import Candles
 from openoutcry.aggregates.derivatives import Derivatives
 from openoutcry.aggregates.spikes import Threshold
@@ -457,8 +457,7 @@ def key_store(config: Config) -> tuple[SqlKeys, bytes]:
     """Where keys are kept, and their pepper: also beside a server that runs. Raises Unavailable."""
     secret = config.keys_pepper
     url = config.store.url
-    file = private_file(config.data / ACCOUNTS) if url is None else None
-    store = SqlKeys(sqlite_url(file) if file else url.get_secret_value())
+    store = SqlKeys(url.get_secret_value() if url else sqlite_url(private_file(config.data / ACCOUNTS)))
     try:
         return store, secret.get_secret_value().encode() if secret else pepper(config.data)
     except Unavailable:

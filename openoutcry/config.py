@@ -117,6 +117,17 @@ class MarketConfig(_Part):
     fresh_s: float = Field(
         1.0, ge=0, description="Age up to which a venue's answer is given again instead of asking anew."
     )
+    grow_s: float = Field(
+        1.0, gt=0, description="Who streams points is told of a bucket that grows at most this often."
+    )
+    block_rows_kept: int = Field(
+        250_000,
+        ge=10_000,
+        description="Rows kept in memory as columns for answers of many points, all series together.",
+    )
+    trades_asked_s: float = Field(
+        3_600.0, ge=0, description="A venue is asked for trades of so long a stretch at most to answer one question."
+    )
     look_back_s: float = Field(
         86_400.0,
         ge=0,
@@ -223,6 +234,11 @@ class Config(BaseSettings):
             "coinmarketcap_api_key", "COINMARKETCAP_API_KEY", "OPENOUTCRY_COINMARKETCAP_API_KEY"
         ),
         description="Key for the CoinMarketCap proxies; also read from `COINMARKETCAP_API_KEY`.",
+    )
+    keys_pepper: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="What API keys are hashed with; unset: the file `pepper` in the data folder, made at first use.",
     )
     tls_certificate: Path | None = Field(None, description="PEM certificate for gRPC; unset: plain text.")
     tls_key: Path | None = Field(None, description="PEM key of that certificate.")

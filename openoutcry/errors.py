@@ -69,6 +69,12 @@ class LimitExceeded(Refusal):
         self.retry_s = retry_s
 
 
+class Unauthenticated(Refusal):
+    """The caller has no key, or one that is not ours; which of the two is no secret, whose key it might be is."""
+
+    code = "unauthenticated"
+
+
 class Unavailable(Refusal):
     """A venue (or another part we depend on) does not answer now."""
 

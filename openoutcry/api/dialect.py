@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
+from openoutcry.accounts.keys import Keys
 from openoutcry.api.admission import Admission
 from openoutcry.api.push import Push
 from openoutcry.bus import Bus
@@ -43,6 +44,7 @@ class Doors:
     """
 
     clock: Clock
+    keys: Keys
     market: Market
     bus: Bus
     follow: Callable[[Instrument, Iterable[Feed]], Callable[[], None]]

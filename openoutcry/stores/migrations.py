@@ -1,31 +1,42 @@
-"""The schema of market data, version by version: numbered functions, each run once, in one transaction with its number."""
+"""Schemas, version by version: numbered functions, each run once, in one transaction with its number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, inspect, select, text, update
 
 from openoutcry.errors import Unavailable
 from openoutcry.stores import tables
 
-_own = MetaData()
-_version = Table("schema_version", _own, Column("version", Integer, nullable=False))
+# Any number that nobody else locks in the same PostgreSQL: processes that start together migrate one after another.
+LOCK = 7_022_776
+
+Step = Callable[[Connection], None]
 
 
-def migrate(connection: Connection) -> int:
-    """Bring the database to the newest version. Returns it. Raises Unavailable where a newer openoutcry wrote it."""
-    _own.create_all(connection)
-    found = connection.scalar(select(_version.c.version))
-    if found is None:
-        connection.execute(insert(_version).values(version=0))
-        found = 0
-    if found > len(MIGRATIONS):
-        raise Unavailable(
-            "store", f"the data was written by a newer openoutcry (schema {found}, ours {len(MIGRATIONS)})"
-        )
-    for number, step in enumerate(MIGRATIONS[found:], start=found + 1):
-        step(connection)
-        connection.execute(update(_version).values(version=number))
-    return len(MIGRATIONS)
+class Schema:
+    """Tables that change together. `version` names the table that holds their version; a database may hold several."""
+
+    def __init__(self, version: str, steps: Sequence[Step]) -> None:
+        self._own = MetaData()
+        self._version = Table(version, self._own, Column("version", Integer, nullable=False))
+        self._steps = tuple(steps)
+
+    def migrate(self, connection: Connection) -> int:
+        """Bring the database to the newest version. Returns it. Raises Unavailable where a newer openoutcry wrote it."""
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        self._own.create_all(connection)
+        newest = len(self._steps)
+        found = connection.scalar(select(self._version.c.version))
+        if found is None:
+            connection.execute(insert(self._version).values(version=0))
+            found = 0
+        if found > newest:
+            raise Unavailable("store", f"the data was written by a newer openoutcry (schema {found}, ours {newest})")
+        for number, step in enumerate(self._steps[found:], start=found + 1):
+            step(connection)
+            connection.execute(update(self._version).values(version=number))
+        return newest
 
 
 def _1_market_data(connection: Connection) -> None:
@@ -45,4 +56,4 @@ def _2_prices_beside_interest(connection: Connection) -> None:
                 connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} TEXT"))
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_1_market_data, _2_prices_beside_interest)
+MARKET = Schema("schema_version", (_1_market_data, _2_prices_beside_interest))

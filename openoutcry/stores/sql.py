@@ -32,7 +32,7 @@ from openoutcry.market.series import (
     columns_from,
     names,
 )
-from openoutcry.stores.migrations import migrate
+from openoutcry.stores.migrations import MARKET
 from openoutcry.stores.tables import SHAPES, listings, series, spans
 
 BUSY_S = 5.0
@@ -73,7 +73,7 @@ class SqlSeries:
         # One writer: SQLite takes one at a time anyway, and the ids of new series must not be made twice.
         self._writing = threading.Lock()
         with self._refusing(), self._engine.begin() as connection:
-            migrate(connection)
+            MARKET.migrate(connection)
         with self._cursor() as cursor:
             cursor.execute("SELECT id, instrument, of, interval_s, side FROM series")
             self._ids = {SeriesKey(name, Of(of), s, Side(side)): id_ for id_, name, of, s, side in cursor.fetchall()}
@@ -239,9 +239,9 @@ class SqlSeries:
         try:
             yield
         except (self._engine.dialect.loaded_dbapi.DataError, OverflowError) as e:
-            raise Unstorable(_reason(e)) from e
+            raise Unstorable(reason_of(e)) from e
         except (self._engine.dialect.loaded_dbapi.Error, SQLAlchemyError) as e:
-            reason = _reason(e)
+            reason = reason_of(e)
             log.warning("store failed", error=reason, database=self._engine.dialect.name)
             raise Unavailable("store", f"the store cannot serve: {reason}") from e
 
@@ -274,7 +274,7 @@ def _engine(url: URL | str, busy_s: float, bytes_max: int | None) -> Engine:
     return engine
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What the driver said, in one line, without the statement and its values."""
     told = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return (str(told).strip().splitlines() or [type(told).__name__])[0]

@@ -12,6 +12,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from openoutcry.accounts.keys import Keys
 from openoutcry.api.admission import Admission
 from openoutcry.api.asgi import HttpServer, application
 from openoutcry.api.dialect import Doors
@@ -35,6 +36,7 @@ from openoutcry.instrument import Instrument, Kind
 from openoutcry.market.market import Candles, Market
 from openoutcry.market.outside import VenueState
 from openoutcry.market.symbols import Symbols
+from openoutcry.stores.keys import MemoryKeys
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response
 from openoutcry.venues.venue import Answer, Feed, Query
@@ -225,7 +227,7 @@ class Catalogue:
 
 
 class Served:
-    """A running server with everything a test may turn."""
+    """A running server with everything a test may turn. `key` is the text of a key it knows, from `start` on."""
 
     def __init__(self, **limits: Any) -> None:
         self.clock = ManualClock(NOW_NS)
@@ -235,10 +237,13 @@ class Served:
         self.telemetry = Telemetry()
         self.push = Push(self.telemetry)
         self.admission = Admission(self.clock, **limits)
+        self.keys = Keys(MemoryKeys(), b"pepper", self.clock, self.telemetry)
+        self.key = ""
         self.catalogues: dict[str, Catalogue] = {}
         self.checks: dict[str, Callable[[], str | None]] = {}
         self.doors = Doors(
             clock=self.clock,
+            keys=self.keys,
             market=self.market,
             bus=self.bus,
             follow=self.followed.follow,
@@ -254,6 +259,7 @@ class Served:
         self.http = httpx2.AsyncClient(trust_env=False)
 
     async def start(self) -> None:
+        _, self.key = await self.keys.create("test")
         self.address = await self.server.start()
         self.http.base_url = httpx2.URL(f"http://{self.address}")
 

@@ -1,0 +1,228 @@
+"""Keys in a database of their own file, which the command line opens beside a running server; and in memory."""
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    make_url,
+    select,
+    update,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from openoutcry.accounts.store import REVOKED_KEPT_MAX, KeyRecord
+from openoutcry.errors import Unavailable
+from openoutcry.stores.folder import FOLDER_MODE
+from openoutcry.stores.migrations import Schema
+from openoutcry.stores.sql import reason_of
+
+BUSY_S = 5.0
+CONNECTIONS_MAX = 2
+FILE_MODE = 0o600
+PEPPER_NAME = "pepper"
+PEPPER_BYTES = 32
+
+_metadata = MetaData()
+_keys = Table(
+    "keys",
+    _metadata,
+    Column("id", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False),
+    Column("last", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("revoked_ns", BigInteger),
+)
+
+
+def _1_keys(connection: Connection) -> None:
+    _metadata.create_all(connection)
+
+
+ACCOUNTS = Schema("accounts_version", (_1_keys,))
+
+
+class SqlKeys:
+    """Keys in SQLite or PostgreSQL. Raises Unavailable where the database cannot be opened."""
+
+    def __init__(self, url: URL | str, *, busy_s: float = BUSY_S) -> None:
+        self._url = make_url(url)
+        # One at a time, and `close` waits: a refresh may still be reading in its thread when the server stops.
+        self._turn = threading.Lock()
+        with _refusing():
+            self._engine = _engine(self._url, busy_s)
+            self._writer = self._engine.execution_options(writing=True)
+            with self._writer.begin() as connection:
+                ACCOUNTS.migrate(connection)
+
+    def add(self, digest: bytes, record: KeyRecord) -> None:
+        """Keep one more, and forget the longest revoked beyond REVOKED_KEPT_MAX. Raises Unavailable."""
+        row = {**msgspec.structs.asdict(record), "digest": digest, "scopes": ",".join(sorted(record.scopes))}
+        revoked = select(_keys.c.id).where(_keys.c.revoked_ns.is_not(None))
+        kept = revoked.order_by(_keys.c.revoked_ns.desc(), _keys.c.id).limit(REVOKED_KEPT_MAX)
+        with self._turn, _refusing(), self._writer.begin() as connection:
+            connection.execute(insert(_keys).values(row))
+            connection.execute(delete(_keys).where(_keys.c.revoked_ns.is_not(None), _keys.c.id.not_in(kept)))
+
+    def all(self) -> Mapping[bytes, KeyRecord]:
+        """Every key, oldest first, the revoked ones too. Raises Unavailable."""
+        with self._turn, _refusing(), self._engine.begin() as connection:
+            rows = connection.execute(select(_keys).order_by(_keys.c.created_ns, _keys.c.id)).all()
+        return {bytes(row.digest): _record(row) for row in rows}
+
+    def revoke(self, id_: str, revoked_ns: int) -> None:
+        """The key with that id is no more; one that was revoked before keeps its time. Raises Unavailable."""
+        ended = update(_keys).where(_keys.c.id == id_, _keys.c.revoked_ns.is_(None)).values(revoked_ns=revoked_ns)
+        with self._turn, _refusing(), self._writer.begin() as connection:
+            connection.execute(ended)
+
+    def stamp(self) -> Hashable:
+        """Another value after every change, whoever made it. Raises Unavailable."""
+        made, ended = _keys.c.created_ns, _keys.c.revoked_ns
+        asked = select(func.count(made), func.count(ended), func.max(made), func.max(ended))
+        with self._turn, _refusing(), self._engine.begin() as connection:
+            return tuple(connection.execute(asked).one())
+
+    def close(self) -> None:
+        """Close every connection; a second call does nothing."""
+        with self._turn:
+            self._engine.dispose()
+
+
+class MemoryKeys:
+    """Keys that end with the process."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, KeyRecord] = {}
+        self._changes = 0
+
+    def add(self, digest: bytes, record: KeyRecord) -> None:
+        """Keep one more, and forget the longest revoked beyond REVOKED_KEPT_MAX."""
+        self._kept[digest] = record
+        revoked = sorted((r.revoked_ns, r.id, d) for d, r in self._kept.items() if r.revoked_ns is not None)
+        for _, _, old in revoked[: max(len(revoked) - REVOKED_KEPT_MAX, 0)]:
+            del self._kept[old]
+        self._changes += 1
+
+    def all(self) -> Mapping[bytes, KeyRecord]:
+        """Every key, oldest first, the revoked ones too."""
+        return dict(sorted(self._kept.items(), key=lambda each: (each[1].created_ns, each[1].id)))
+
+    def revoke(self, id_: str, revoked_ns: int) -> None:
+        """The key with that id is no more; one that was revoked before keeps its time."""
+        for digest, record in self._kept.items():
+            if record.id == id_ and record.revoked_ns is None:
+                self._kept[digest] = msgspec.structs.replace(record, revoked_ns=revoked_ns)
+                self._changes += 1
+
+    def stamp(self) -> Hashable:
+        """How many changes there were."""
+        return self._changes
+
+
+def pepper(folder: Path, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """What the folder's keys are hashed with, as text; made at first use. Raises Unavailable."""
+    path = folder / PEPPER_NAME
+    try:
+        if not path.exists():
+            _make_pepper(path, random(PEPPER_BYTES).hex().encode("ascii"))
+        found = path.read_bytes().strip()
+    except OSError as e:
+        raise Unavailable("store", f"the pepper {path} cannot be used: {e.strerror}") from e
+    if len(found) < PEPPER_BYTES:
+        raise Unavailable("store", f"{path} is damaged: bring back a copy of it, or remove it and make all keys anew")
+    return found
+
+
+def private_file(path: Path) -> Path:
+    """The database file, made (with its folder) for its owner alone if absent. Raises Unavailable."""
+    try:
+        path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        # What SQLite keeps beside it gets the same mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+    except OSError as e:
+        raise Unavailable("store", f"{path} cannot be used: {e.strerror}") from e
+    return path
+
+
+def _make_pepper(path: Path, text: bytes) -> None:
+    # Whole or not at all, and never twice: two processes may begin at once.
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    made = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    try:
+        os.write(made, text + b"\n")
+        os.fsync(made)
+    finally:
+        os.close(made)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # the other was first: its pepper is the one
+    finally:
+        draft.unlink()
+
+
+def _engine(url: URL, busy_s: float) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=CONNECTIONS_MAX, pool_pre_ping=True)
+    engine = create_engine(url, pool_size=CONNECTIONS_MAX, connect_args={"timeout": busy_s, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        # Transactions are begun below: the driver itself would leave the statements of a migration outside of one.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # A key that was revoked stays revoked after a power cut.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # Who will write takes the lock first: a reader that turns into a writer may be refused without a wait.
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as e:
+        raise Unavailable("store", f"the keys cannot be reached: {reason_of(e)}") from e
+
+
+def _record(row: Any) -> KeyRecord:
+    return KeyRecord(
+        id=row.id,
+        name=row.name,
+        prefix=row.prefix,
+        last=row.last,
+        scopes=frozenset(row.scopes.split(",")),
+        created_ns=row.created_ns,
+        revoked_ns=row.revoked_ns,
+    )
