@@ -74,8 +74,12 @@ class SqlKeys:
         with _refusing():
             self._engine = _engine(self._url, busy_s)
             self._writer = self._engine.execution_options(writing=True)
-            with self._writer.begin() as connection:
-                ACCOUNTS.migrate(connection)
+            try:
+                with self._writer.begin() as connection:
+                    ACCOUNTS.migrate(connection)
+            except BaseException:
+                self._engine.dispose()
+                raise
 
     def add(self, digest: bytes, record: KeyRecord) -> None:
         """Keep one more, and forget the longest revoked beyond REVOKED_KEPT_MAX. Raises Unavailable."""
