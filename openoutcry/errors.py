@@ -102,6 +102,12 @@ class RateLimited(Unavailable):
         self.banned = banned
 
 
+class Forbidden(Refusal):
+    """The key is good, but not for this; the text names the scope it lacks."""
+
+    code = "forbidden"
+
+
 class NotConfigured(Refusal):
     """A setting is missing; the text names it."""
 

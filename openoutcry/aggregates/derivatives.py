@@ -70,6 +70,8 @@ class Derivatives:
         self._of_venue: dict[str, dict[Key, _Series]] = {}
         self._time_ns: dict[str, int] = {}
         self._touched: set[str] = set()
+        # Changes whenever a series has its first bar.
+        self.firsts = 0
         self.counts: Counter[str] = Counter()
 
     def on_sample(self, sample: Sample) -> Sequence[DerivativeBar]:
@@ -86,6 +88,7 @@ class Derivatives:
             return ()
         series.tell(event_ns)
         self._touched.add(sample.instrument)
+        self.firsts += not series.bars[INTERVALS_S[0]]
         limit_ns = self._time_ns.get(series.venue, 0) - self._grace_ns
         bars = [series.bar(interval_s, open_of(event_ns, interval_s)) for interval_s in INTERVALS_S]
         for bar in bars:
@@ -133,6 +136,16 @@ class Derivatives:
         newest = series.bars[interval_s][max(series.bars[interval_s])]
         return None if newest.closed else newest.event(instrument, side, closed=False)
 
+    def begun(self) -> Mapping[tuple[type[DerivativeBar], str], int]:
+        """The opening (ns) of the first bar that is kept, by kind and instrument, of all that have one."""
+        first_ns: dict[tuple[type[DerivativeBar], str], int] = {}
+        for (kind, instrument, _), series in self._series.items():
+            opens = series.bars[INTERVALS_S[0]]
+            if opens:
+                known_ns = first_ns.get((kind, instrument), FOREVER_NS)
+                first_ns[kind, instrument] = min(known_ns, *opens)
+        return first_ns
+
     def touched(self) -> set[str]:
         """Instruments that had a sample since the last call."""
         touched, self._touched = self._touched, set()
@@ -155,6 +168,21 @@ class Derivatives:
             series = self._series[key] = _Series(key, self._bars_kept)
             self._of_venue.setdefault(series.venue, {})[key] = series
         return series
+
+
+def interest_bars(samples: Iterable[OpenInterest], interval_s: int, until_ns: int) -> list[InterestBar]:
+    """The bars that samples of one instrument fall into, oldest first; those that end by `until_ns` are closed."""
+    bars: dict[int, _InterestBar] = {}
+    instrument = ""
+    for sample in samples:
+        instrument = sample.instrument
+        open_ns = open_of(sample.event_ns, interval_s)
+        bar = bars.get(open_ns)
+        if bar is None:
+            bar = bars[open_ns] = _InterestBar(interval_s, open_ns)
+        bar.add(sample)
+    made = [bars[open_ns] for open_ns in sorted(bars)]
+    return [bar.event(instrument, Side.BOTH, closed=bar.end_ns <= until_ns) for bar in made]
 
 
 class _Bar(Protocol):

@@ -7,7 +7,7 @@ Candle ─▶ tickers ─▶ Ticker ─▶ bus, once a second for instruments th
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -76,6 +76,7 @@ class Building:
         self._beat_s, self._tickers_s = beat_s, tickers_s
         self._venue_times: dict[str, _Time] = {}
         self._sample_times: dict[str, _Time] = {}
+        self._by_clock: set[str] = set()
         self._times: dict[str, _Time] = {}
         self._repairs: dict[tuple[str, int], None] = {}
         self._repaired = telemetry.counter("candles_repaired", "Minutes asked of the venue again", ("venue",))
@@ -120,6 +121,24 @@ class Building:
         """The bar of open interest, funding, … that is growing now; None where nothing was told in it."""
         return self._derivatives.growing(kind, instrument, interval_s, side)
 
+    def begun(self) -> Mapping[tuple[type[DerivativeBar], str], int]:
+        """The opening of the first bar that is in memory, by kind and instrument."""
+        return self._derivatives.begun()
+
+    @property
+    def firsts(self) -> int:
+        """Changes whenever `begun` tells of another series."""
+        return self._derivatives.firsts
+
+    def keep_time(self, venue: str) -> None:
+        """Bars of that venue close by our clock: what it tells is days apart."""
+        self._by_clock.add(venue)
+
+    def restate(self, instrument: str, bars: Iterable[DerivativeBar]) -> None:
+        """Take these newest bars, growing ones too, in place of what samples made of the instrument."""
+        self._derivatives.drop(instrument)
+        self._derivatives.seed(bars)
+
     def drop(self, instrument: str) -> None:
         """Forget an instrument that nobody follows any more."""
         self._candles.drop(instrument)
@@ -143,6 +162,8 @@ class Building:
         for venue, time in self._sample_times.items():
             if venue not in self._venue_times:
                 self._publish(self._derivatives.on_time(venue, time.newest_ns))
+        for venue in self._by_clock:
+            self._publish(self._derivatives.on_time(venue, self._clock.now_ns()))
 
     def tell_tickers(self) -> None:
         """Publish the 24 hours of every instrument that traded since the last call."""

@@ -118,6 +118,8 @@ class Book:
         for key in self._of:
             self._keys.setdefault(key.instrument, set()).add(key)
         self._untold: set[SeriesKey] = set()
+        # Changes whenever a series is spoken of for the first time.
+        self.firsts = 0
 
     def of(self, key: SeriesKey) -> Coverage:
         """What is known of that series; to be changed only through `add`."""
@@ -127,6 +129,10 @@ class Book:
         """The series of that instrument of which anything was ever said."""
         return tuple(self._keys.get(instrument, ()))
 
+    def all(self) -> Iterable[SeriesKey]:
+        """Every series of which anything was ever said; not to be kept."""
+        return self._of.keys()
+
     def add(self, key: SeriesKey, start_ns: int, end_ns: int, state: State) -> None:
         """Say it of one series; the store is told with the next batch."""
         coverage = self._of.get(key)
@@ -134,6 +140,7 @@ class Book:
             if state is State.MISSING:
                 return
             coverage = self._of[key] = Coverage()
+            self.firsts += 1
             self._keys.setdefault(key.instrument, set()).add(key)
         coverage.add(start_ns, end_ns, state)
         self._untold.add(key)

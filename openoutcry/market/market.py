@@ -29,6 +29,7 @@ from openoutcry.events import (
 )
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.market import blocks, columnar, history, latest, live, pulse, writer
+from openoutcry.market.beside import Beside
 from openoutcry.market.blocks import Blocks
 from openoutcry.market.columnar import Columnar
 from openoutcry.market.coverage import END_NS, Book, Coverage
@@ -36,8 +37,8 @@ from openoutcry.market.history import History, Stretch
 from openoutcry.market.latest import Bounded, Latest
 from openoutcry.market.live import Growing, Live
 from openoutcry.market.outside import Outside, VenueState
-from openoutcry.market.pulse import GrowingBar, Pulse
-from openoutcry.market.series import Of, Series, SeriesKey, Span, State
+from openoutcry.market.pulse import BARS, GrowingBars, NoBars, Pulse
+from openoutcry.market.series import Of, Row, Series, SeriesKey, Span, State
 from openoutcry.market.symbols import Symbols
 from openoutcry.market.whole import Whole
 from openoutcry.market.writer import Writer
@@ -57,6 +58,8 @@ PARTS_MAX = 1_000
 SILENCE_MAX = 500
 # A trade may still be on its way so long after the end of its minute; before that nobody says "nothing was traded".
 QUIET_S = 2.0
+# Rows from elsewhere that are handed to the store in one go.
+KEPT_AT_ONCE = 5_000
 # From when on a venue is asked how it all began, where neither the listing nor the caller says.
 EARLIEST_NS = 1_230_768_000 * NS  # 2009-01-01
 
@@ -123,9 +126,10 @@ class Market:
         growing: Growing,
         numbers: Numbers | None = None,
         *,
-        bars: GrowingBar = lambda _kind, _instrument, _interval_s, _side: None,
+        bars: GrowingBars | None = None,
     ) -> None:
         numbers = numbers or Numbers()
+        outside = self._beside = Beside(outside)
         self._outside, self._series, self._clock, self._growing, self._numbers = (
             outside,
             series,
@@ -162,7 +166,8 @@ class Market:
             settle_s=numbers.settle_s,
         )
         self.live = Live(bus, growing, clock, self._known, pulse_s=numbers.pulse_s)
-        self.pulse = Pulse(bus, growing, bars, clock, pulse_s=numbers.grow_s)
+        self._grown = bars or NoBars()
+        self.pulse = Pulse(bus, growing, self._grown, clock, pulse_s=numbers.grow_s)
         kept = Blocks(series, self.writer.waiting, rows_max=numbers.block_rows_max)
         self.writer.on_row = kept.on_row
         self.columnar = Columnar(
@@ -236,8 +241,36 @@ class Market:
         """Raises UnknownVenue, UnknownInstrument, Unavailable (no listing yet and the venue does not answer)."""
         return (await self._listing(venue)).find(symbol)
 
+    def listed_beside(self) -> Sequence[str]:
+        """Venues that are no outside exchange, but whose instruments are told by files."""
+        return sorted(self._beside.listed)
+
+    async def list_beside(self, venue: str, instruments: Iterable[Instrument]) -> None:
+        """Know these instruments of such a venue, and those that were told of it before. Raises Unavailable (the store)."""
+        assert venue not in self._outside.venues()
+        known = self._beside.listed.get(venue)
+        if known is None:
+            known = {each.symbol: each for each in await asyncio.to_thread(self._series.listing, venue)}
+        listed = {**known, **{each.symbol: each for each in instruments}}
+        if venue not in self._beside.listed or listed != known:
+            self._beside.listed[venue] = listed
+            if listed:
+                await self._listing(venue)
+
+    async def keep(self, key: SeriesKey, rows: Sequence[Row], start_ns: int, end_ns: int) -> None:
+        """Rows from elsewhere than a venue, which are with those kept before all there are of [start_ns, end_ns).
+
+        Raises Unavailable where the store does not take them.
+        """
+        for at in range(0, len(rows), KEPT_AT_ONCE):
+            self.writer.add(key, rows[at : at + KEPT_AT_ONCE])
+            # Years of rows at once must not push out what is live.
+            if self.writer.backlog >= KEPT_AT_ONCE and not await self.writer.flush():
+                raise Unavailable("store", "the store does not take what was read")
+        self._book.add(key, start_ns, end_ns, State.HAVE)
+
     async def _listing(self, venue: str) -> Symbols:
-        if venue not in self._outside.venues():
+        if venue not in self._outside.venues() and venue not in self._beside.listed:
             raise UnknownVenue(f"no venue {venue[:64]}; there are {', '.join(sorted(self._outside.venues()))}")
         listing = self._outside.instruments(venue)
         known = self._symbols.get(venue)
@@ -724,6 +757,21 @@ class Market:
     def coverage(self, key: SeriesKey) -> Coverage:
         """What is known of a series; not to be changed."""
         return self._book.of(key)
+
+    # -- which series there are
+
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever there is another series, stored or growing."""
+        return self._book.firsts, self._grown.firsts
+
+    def series(self, instrument: str | None = None) -> Iterable[SeriesKey]:
+        """Series of which anything was ever said (of that instrument); not to be kept."""
+        return self._book.all() if instrument is None else self._book.keys(instrument)
+
+    def begun(self) -> Mapping[tuple[Of, str], int]:
+        """When bars began (ns) that are in memory and perhaps not stored yet, by sort and instrument."""
+        of = {kind: each for each, kind in BARS.items()}
+        return {(of[kind], name): open_ns for (kind, name), open_ns in self._grown.begun().items()}
 
     # -- open interest, funding, prices
 

@@ -5,6 +5,7 @@ it changed, once a `pulse_s` at most, and what closed at once.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from openoutcry.aggregates.derivatives import DerivativeBar
 from openoutcry.bus import Bus
@@ -17,8 +18,6 @@ PULSE_S = 1.0
 TOLD_MAX = 4
 
 Listener = Callable[[Row], None]
-# The bar of that kind, instrument, interval and side that grows now; None where nothing was told in it.
-GrowingBar = Callable[[type[DerivativeBar], str, int, Side], DerivativeBar | None]
 Grown = Candle | InterestBar | FundingBar | LiquidationBar | LevelsBar
 
 BARS: Mapping[Of, type[DerivativeBar]] = {
@@ -29,10 +28,46 @@ BARS: Mapping[Of, type[DerivativeBar]] = {
 }
 
 
+class GrowingBars(Protocol):
+    """What is needed of aggregates/derivatives.py."""
+
+    @property
+    def firsts(self) -> int:
+        """Changes whenever `begun` tells of another series."""
+        ...
+
+    def begun(self) -> Mapping[tuple[type[DerivativeBar], str], int]:
+        """The opening of the first bar that is in memory, by kind and instrument."""
+        ...
+
+    def bar(
+        self, kind: type[DerivativeBar], instrument: str, interval_s: int, side: Side = Side.BOTH
+    ) -> DerivativeBar | None:
+        """The bar that grows now; None where nothing was told in it."""
+        ...
+
+
+class NoBars:
+    """Where no bars are built."""
+
+    firsts = 0
+
+    def begun(self) -> Mapping[tuple[type[DerivativeBar], str], int]:
+        """None."""
+        return {}
+
+    def bar(
+        self, kind: type[DerivativeBar], instrument: str, interval_s: int, side: Side = Side.BOTH
+    ) -> DerivativeBar | None:  # fmt: skip
+        """None."""
+        del kind, instrument, interval_s, side
+        return None
+
+
 class Pulse:
     """Follow by series: one of the seven intervals, any side."""
 
-    def __init__(self, bus: Bus, growing: Growing, bars: GrowingBar, clock: Clock, *, pulse_s: float = PULSE_S) -> None:
+    def __init__(self, bus: Bus, growing: Growing, bars: GrowingBars, clock: Clock, *, pulse_s: float = PULSE_S) -> None:
         self._bus, self._growing, self._bars, self._clock, self._pulse_s = bus, growing, bars, clock, pulse_s
         self._tapes: dict[SeriesKey, _Tape] = {}
 
@@ -63,7 +98,7 @@ class Pulse:
         """What is over but may still change, and last what grows now: all that is known whole."""
         if key.of is Of.CANDLES:
             return list(self._growing.unclosed(key.instrument, key.interval_s, key.side))
-        bar = self._bars(BARS[key.of], key.instrument, key.interval_s, key.side)
+        bar = self._bars.bar(BARS[key.of], key.instrument, key.interval_s, key.side)
         return [] if bar is None else [bar]
 
     def pulse(self) -> None:

@@ -29,6 +29,11 @@ class Sort(msgspec.Struct, frozen=True):
     kinds: frozenset[Kind]
     cme: bool | None = None
 
+    @property
+    def interval(self) -> bool:
+        """Whether its points are of buckets."""
+        return self.of is not Of.TRADES
+
 
 def _sort(
     name: str, of: Of, member: str, sides: tuple[Side, ...], kinds: Iterable[Kind] = Kind, *, cme: bool | None = None
