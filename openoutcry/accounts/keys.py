@@ -138,8 +138,7 @@ class Keys:
         """
         async with self._turn:
             record = _found(which, (await asyncio.to_thread(self._store.all)).values())
-            if record.revoked_ns is None:
-                await asyncio.to_thread(self._store.revoke, record.id, self._clock.now_ns())
+            await asyncio.to_thread(self._store.revoke, record.id, self._clock.now_ns())
             everything = await self._read()
         return next((each for each in everything.values() if each.id == record.id), record)
 

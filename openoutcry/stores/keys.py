@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -173,8 +174,7 @@ def private_file(path: Path) -> Path:
 
 def _make_pepper(path: Path, text: bytes) -> None:
     # Whole or not at all, and never twice: two processes may begin at once.
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    made = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    made, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # for its owner alone
     try:
         os.write(made, text + b"\n")
         os.fsync(made)
@@ -185,7 +185,7 @@ def _make_pepper(path: Path, text: bytes) -> None:
     except FileExistsError:
         pass  # the other was first: its pepper is the one
     finally:
-        draft.unlink()
+        Path(draft).unlink()
 
 
 def _engine(url: URL, busy_s: float) -> Engine:

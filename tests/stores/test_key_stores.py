@@ -6,8 +6,10 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -88,10 +90,10 @@ def test_a_key_is_revoked_once(keys: KeyStore) -> None:
 def test_the_stamp_moves_with_every_change_and_only_then(keys: KeyStore) -> None:
     stamps = [keys.stamp()]
     for change in (
-        lambda: keys.add(b"a", a_key("a", 1)),
-        lambda: keys.add(b"b", a_key("b", 2)),
-        lambda: keys.revoke("a", 3),
-        lambda: keys.revoke("b", 4),
+        lambda: keys.add(b"a", a_key("a", 2)),
+        lambda: keys.add(b"b", a_key("b", 1)),
+        lambda: keys.revoke("a", 4),
+        lambda: keys.revoke("b", 3),  # a clock may be set back
         lambda: keys.add(b"c", a_key("c", 5)),
     ):
         change()
@@ -208,6 +210,21 @@ def test_processes_that_begin_together_make_one_database_and_one_pepper(tmp_path
         "accounts.sqlite3",
         "pepper",
     ]
+
+
+def test_who_begins_together_waits_for_the_other_and_has_the_same(tmp_path: Path) -> None:
+    def begin(folder: Path, together: Barrier) -> bytes:
+        together.wait()
+        secret = pepper(folder)
+        SqlKeys(sqlite_url(private_file(folder / "accounts.sqlite3"))).close()
+        return secret
+
+    with ThreadPoolExecutor(8) as threads:
+        for n in range(10):
+            folder, together = tmp_path / f"{n}", Barrier(8)
+            folder.mkdir()
+            begun = [threads.submit(begin, folder, together) for _ in range(8)]
+            assert len({each.result() for each in begun}) == 1
 
 
 def test_the_pepper_is_made_once_of_the_chance_handed_in(tmp_path: Path) -> None:
