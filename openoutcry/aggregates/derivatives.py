@@ -125,6 +125,7 @@ class Derivatives:
             series = self._open((type(bar), bar.instrument, side))
             if series is not None and series.seed(bar):
                 self._touched.add(bar.instrument)
+                self.firsts += 1
 
     def growing(
         self, kind: type[DerivativeBar], instrument: str, interval_s: int, side: Side = Side.BOTH

@@ -7,7 +7,7 @@ Candle ─▶ tickers ─▶ Ticker ─▶ bus, once a second for instruments th
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import structlog

@@ -252,10 +252,11 @@ class Market:
         if known is None:
             known = {each.symbol: each for each in await asyncio.to_thread(self._series.listing, venue)}
         listed = {**known, **{each.symbol: each for each in instruments}}
-        if venue not in self._beside.listed or listed != known:
+        if listed != known:
+            await asyncio.to_thread(self._series.save_listing, venue, list(listed.values()))
+        if listed != known or venue not in self._beside.listed:
             self._beside.listed[venue] = listed
-            if listed:
-                await self._listing(venue)
+            self._symbols[venue] = Symbols(venue, listed)
 
     async def keep(self, key: SeriesKey, rows: Sequence[Row], start_ns: int, end_ns: int) -> None:
         """Rows from elsewhere than a venue, which are with those kept before all there are of [start_ns, end_ns).
