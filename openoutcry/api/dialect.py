@@ -17,7 +17,7 @@ from openoutcry.api.push import Push
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock
 from openoutcry.errors import Refusal
-from openoutcry.instrument import Instrument
+from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.market.market import Market
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response as CatalogueAnswer
@@ -52,16 +52,18 @@ class Doors:
     push: Push
     telemetry: Telemetry
     catalogues: Mapping[str, Catalogue] = field(default_factory=dict)
+    exchanges: Mapping[str, Mapping[Kind, Sequence[Exchange]]] = field(default_factory=dict)
+    trades_kept_s: float = 86_400.0
     large_trade_usd: Decimal = Decimal(100_000)
     large_trades_usd_default: Decimal = Decimal(100_000)
     liquidations_usd_default: Decimal = Decimal(5_000)
 
 
 class Dialect(Protocol):
-    """One published API. `prefix` says which paths are its own: the longest that fits decides who answers errors."""
+    """One published API. `prefixes` say which paths are its own: the longest that fits decides who answers errors."""
 
     name: str
-    prefix: str
+    prefixes: Sequence[str]
     title: str
     version: str
     tags: Sequence[Mapping[str, str]]
@@ -105,12 +107,17 @@ class Dialect(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One gRPC service: its full name, and how it is added to a server."""
+    """One gRPC service: its full name, how it is added to a server, and the files that describe it, imports first.
+
+    `files` are serialised FileDescriptorProtos: what reflection tells.
+    """
 
     name: str
     add: Callable[[Any], None]
+    files: Sequence[bytes] = ()
 
 
 def owner(dialects: Sequence[Dialect], path: str) -> Dialect:
     """The dialect that answers for `path`."""
-    return max((d for d in dialects if path.startswith(d.prefix)), key=lambda d: len(d.prefix), default=dialects[0])
+    fitting = [(len(prefix), dialect) for dialect in dialects for prefix in dialect.prefixes if path.startswith(prefix)]
+    return max(fitting, key=lambda fits: fits[0])[1] if fitting else dialects[0]

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from openoutcry.api.dialect import Service
 
@@ -43,7 +44,8 @@ class RpcServer:
         for service in self._services:
             service.add(server)
         names = [service.name for service in self._services]
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        told = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(told, server, pool=_described(self._services))
         address = f"[{self._host}]" if ":" in self._host else self._host
         port = self._bind(server, f"{address}:{self._port}")
         await server.start()
@@ -70,3 +72,16 @@ class RpcServer:
         if not port:
             raise OSError(f"gRPC cannot listen on {address}")
         return int(port)
+
+
+def _described(services: Iterable[Service]) -> descriptor_pool.DescriptorPool:
+    """All that reflection may be asked about, in a pool of its own: services of two contracts may use one file name."""
+    pool = descriptor_pool.DescriptorPool()
+    known: set[str] = set()
+    own = (health_pb2.DESCRIPTOR.serialized_pb, reflection_pb2.DESCRIPTOR.serialized_pb)
+    for serialised in (*own, *(file for service in services for file in service.files)):
+        file = descriptor_pb2.FileDescriptorProto.FromString(serialised)
+        if file.name not in known:
+            known.add(file.name)
+            pool.Add(file)
+    return pool

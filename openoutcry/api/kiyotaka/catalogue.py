@@ -3,9 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import msgspec
-
 from openoutcry.api.kiyotaka import contract, encode, names
+from openoutcry.api.kiyotaka.piece import Piece
 from openoutcry.api.kiyotaka.wire import Filter, MetaQuestion, Question
 from openoutcry.errors import TooLarge, Unavailable, UnknownVenue
 from openoutcry.events import Side
@@ -16,16 +15,6 @@ from openoutcry.market.series import Of, SeriesKey, State
 # Series of one answer or stream.
 SERIES_MAX = 5_000
 PLANS_MAX = 2_000
-
-
-class Piece(msgspec.Struct, frozen=True):
-    """One series of an answer: our series behind it, its identity, and that identity as it is sent."""
-
-    sort: names.Sort
-    instrument: Instrument
-    key: SeriesKey
-    identity: names.Identity
-    head: bytes
 
 
 class Catalogue:

@@ -8,11 +8,12 @@ from importlib.resources import files
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 SERVICE = "api.API"
 # Message classes are made at run time: for the type checker they are anything.
 Message = Any
-EnumNames = dict[int, str]
+__all__ = ["DecodeError"]
 
 FILES = descriptor_pb2.FileDescriptorSet.FromString((files(__package__) / "contract.binpb").read_bytes())
 POOL = descriptor_pool.DescriptorPool()

@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openoutcry.api.kiyotaka import contract
-from openoutcry.api.kiyotaka.names import Identity, Sort
+from openoutcry.api.kiyotaka.names import SORTS, Identity, Sort
+from openoutcry.api.kiyotaka.piece import Piece
 from openoutcry.events import NS
 from openoutcry.market.blocks import Cut
-from openoutcry.market.series import Column, Columns
+from openoutcry.market.latest import Bounded
+from openoutcry.market.series import Column, Columns, Row, SeriesKey, columns_of
 
 # Ids of venues are shorter; those that are longer are encoded one by one.
 ID_BYTES_MAX = 64
+ROWS_KEPT = 10_000
 _POINTS, _SERIES = b"\x1a", b"\x0a"
 # Beyond it a length takes two bytes, and no template here is that long.
 _SHORT = 127
@@ -47,19 +50,40 @@ class Encoded(msgspec.Struct, frozen=True):
         return self.data[start : int(self.ends[high - 1])] if low < high else b""
 
 
-class Encoder:
-    """Encodes the points of one type, and keeps what it made of a block as long as the block lives."""
+class Protobuf:
+    """The form of points that is protobuf (points.Form): entries of PointSeries.points.
 
-    def __init__(self, sort: Sort) -> None:
-        self._sort = sort
-        self._kept: WeakKeyDictionary[Columns, Encoded] = WeakKeyDictionary()
+    What was made of a block is kept as long as the block lives, and of each series the row told last.
+    """
 
-    def cut(self, cut: Cut, coin: str) -> bytes:
-        """The points of a cut, as entries of PointSeries.points."""
-        encoded = self._kept.get(cut.block)
+    name = "protobuf"
+    joint = b""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, WeakKeyDictionary[Columns, Encoded]] = {number: WeakKeyDictionary() for number in SORTS}
+        self._rows: Bounded[tuple[SeriesKey, int], tuple[Row, bytes]] = Bounded(ROWS_KEPT)
+
+    def cut(self, piece: Piece, cut: Cut) -> bytes:
+        """The points of a cut."""
+        kept = self._kept[piece.sort.number]
+        encoded = kept.get(cut.block)
         if encoded is None:
-            encoded = self._kept[cut.block] = encode(self._sort, cut.block, coin)
+            encoded = kept[cut.block] = encode(piece.sort, cut.block, piece.identity.coin)
         return encoded.cut(cut.low, cut.high)
+
+    def row(self, piece: Piece, row: Row) -> bytes:
+        """One point."""
+        place = (piece.key, piece.sort.number)
+        known = self._rows.get(place)
+        if known is not None and known[0] == row:
+            return known[1]
+        point = encode(piece.sort, columns_of(piece.sort.of, (row,)), piece.identity.coin).data
+        self._rows.put(place, (row, point))
+        return point
+
+    def series(self, piece: Piece, points: Sequence[bytes]) -> bytes:
+        """PointSeries."""
+        return series(piece.head, points)
 
 
 def encode(sort: Sort, columns: Columns, coin: str = "") -> Encoded:

@@ -9,10 +9,12 @@ import grpc
 import msgspec
 
 from openoutcry import errors
+from openoutcry.accounts.keys import MARKET, KeyRecord, Keys
 from openoutcry.api.kiyotaka import contract, names
 from openoutcry.clock import NS
 from openoutcry.events import Side
 
+KEY = "x-kiyotaka-key"
 POINTS_MAX = 50_000
 # Values of one field; more than there are symbols on any venue.
 VALUES_MAX = 5_000
@@ -91,6 +93,14 @@ def meta_question(request: contract.Message) -> MetaQuestion:
         raise errors.BadRange("from must lie before to")
     end_s = end_s or TIME_S_END
     return MetaQuestion(frozenset(types), _filter(request), start_s * NS, end_s * NS)
+
+
+def admitted(keys: Keys, text: str | None) -> KeyRecord:
+    """Whose key it is. Raises Unauthenticated; Forbidden where it is not for market data."""
+    record = keys.authenticate(text)
+    if MARKET not in record.scopes:
+        raise errors.Forbidden(f"the key lacks the scope {MARKET}")
+    return record
 
 
 def _filter(request: contract.Message) -> Filter:

@@ -98,7 +98,7 @@ class Takashi:
     """The dialect: every path that no other dialect claims is its own."""
 
     name = "takashi"
-    prefix = "/"
+    prefixes: Sequence[str] = ("/",)
     title = TITLE
     version = VERSION
     tags: Sequence[Mapping[str, str]] = TAGS
