@@ -1,20 +1,26 @@
-"""The command line: demo, serve, record, replay, config."""
+"""The command line: demo, serve, record, replay, keys, certificate, config."""
 
 import asyncio
 import json
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from openoutcry import __version__
 from openoutcry.config import BadConfig, Config, described, load
-from openoutcry.errors import Refusal
+from openoutcry.errors import Refusal, Unknown
+
+if TYPE_CHECKING:
+    from openoutcry.accounts.keys import KeyRecord, Keys
+
+_T = TypeVar("_T")
 
 STOP_S_MAX = 3.5  # a signal ends the server within five seconds, whatever hangs
 PROGRESS_S = 1.0
@@ -28,6 +34,8 @@ app = typer.Typer(
 )
 settings = typer.Typer(help="Settings: what is in force, and what there is to set.", no_args_is_help=True)
 app.add_typer(settings, name="config")
+key_commands = typer.Typer(help="API keys: make, list and end them, also while a server runs.", no_args_is_help=True)
+app.add_typer(key_commands, name="keys")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")]
 Http = Annotated[
@@ -177,6 +185,105 @@ def replay(
         print(*run.summary.lines(), sep="\n", file=sys.stderr if events or candles else sys.stdout)
 
 
+@key_commands.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="What you call it: whose it is, what it is for.")],
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", metavar="SCOPE", help="market, ai or trade; repeatable. [all]")
+    ] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Make a key and print it, this once: only its hash is kept."""
+    from openoutcry.accounts.keys import SCOPES
+
+    async def create(keys: "Keys") -> "tuple[KeyRecord, str]":
+        return await keys.create(name, scopes or SCOPES)
+
+    record, text = _on_keys(_load(file, data=data), create)
+    if as_json:
+        print(json.dumps({**_key_fields(record), "key": text}))
+        return
+    print(text)
+    print(
+        f"openoutcry: this is shown once; `openoutcry keys revoke {record.id}` ends it "
+        f"({record.name}: {', '.join(sorted(record.scopes))})",
+        file=sys.stderr,
+    )
+
+
+@key_commands.command("list")
+def keys_list(data: Data = None, as_json: AsJson = False, file: ConfigFile = None) -> None:
+    """Print all keys, oldest first: never their texts, only how these begin and end."""
+
+    async def every(keys: "Keys") -> "list[KeyRecord]":
+        return list(await keys.list())
+
+    records = _on_keys(_there(_load(file, data=data)), every)
+    if as_json:
+        for record in records:
+            print(json.dumps(_key_fields(record)))
+        return
+    rows = [("id", "name", "key", "scopes", "created", "revoked")]
+    for each in records:
+        ended = "" if each.revoked_ns is None else _minute(each.revoked_ns)
+        shown = f"{each.prefix}…{each.last}"
+        rows.append((each.id, each.name, shown, ",".join(sorted(each.scopes)), _minute(each.created_ns), ended))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@key_commands.command("revoke")
+def keys_revoke(
+    which: Annotated[str, typer.Argument(metavar="ID", help="Its id, or how its text begins, as `keys list` shows.")],
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """End a key: a running server refuses it, and ends its streams, within a second."""
+
+    async def revoke(keys: "Keys") -> "KeyRecord":
+        return await keys.revoke(which)
+
+    record = _on_keys(_there(_load(file, data=data)), revoke)
+    if as_json:
+        print(json.dumps(_key_fields(record)))
+    else:
+        print(f"revoked: {record.name} ({record.id}, {record.prefix}…{record.last})")
+
+
+@app.command()
+def certificate(
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host", metavar="HOST", help="Name or address of the server; repeatable. [localhost, 127.0.0.1]"
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where both files go.")] = Path(),
+    days: Annotated[int, typer.Option("--days", help="How long it holds.")] = 365,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a self-signed certificate and its key, for gRPC with TLS."""
+    from openoutcry.api.certificate import self_signed, write
+    from openoutcry.clock import SystemClock
+
+    pem = self_signed(hosts or ["localhost", "127.0.0.1"], days, SystemClock().now_ns())
+    chain, key = (str(path.resolve()) for path in write(pem, folder, force=force))
+    if as_json:
+        print(json.dumps({"tls_certificate": chain, "tls_key": key}))
+        return
+    print(f"tls_certificate = {json.dumps(chain)}\ntls_key = {json.dumps(key)}")
+    print(
+        "openoutcry: put these two lines into the file you name with --config, at its top; callers need the certificate "
+        "to believe the server, and never the key",
+        file=sys.stderr,
+    )
+
+
 @settings.command("show")
 def config_show(file: ConfigFile = None) -> None:
     """Print the settings in force as JSON, secrets masked."""
@@ -210,6 +317,49 @@ def _load(file: Path | None, **flags: Any) -> Config:
     default = Path("openoutcry.toml")
     chosen = file or (default if default.is_file() else None)
     return load({name: value for name, value in flags.items() if value is not None}, chosen)
+
+
+def _there(config: Config) -> Config:
+    """The same. Raises Unknown where no key was ever made: a folder that was mistyped must not come to be."""
+    from openoutcry.app import ACCOUNTS
+
+    if config.store.url is None and not (config.data / ACCOUNTS).exists():
+        raise Unknown(
+            f"there are no keys in {config.data}: name the server's folder with --data, "
+            "or make one with `openoutcry keys create NAME`"
+        )
+    return config
+
+
+def _on_keys(config: Config, work: "Callable[[Keys], Coroutine[Any, Any, _T]]") -> _T:
+    """What `work` makes of the keys, which a server may have open at the same time."""
+    from openoutcry.accounts.keys import Keys
+    from openoutcry.app import key_store
+    from openoutcry.clock import SystemClock
+    from openoutcry.telemetry import Telemetry
+
+    _logs(config, quiet=True)
+    store, pepper = key_store(config)
+    try:
+        return asyncio.run(work(Keys(store, pepper, SystemClock(), Telemetry())))
+    finally:
+        store.close()
+
+
+def _key_fields(record: "KeyRecord") -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "name": record.name,
+        "prefix": record.prefix,
+        "last": record.last,
+        "scopes": sorted(record.scopes),
+        "created_ns": record.created_ns,
+        "revoked_ns": record.revoked_ns,
+    }
+
+
+def _minute(at_ns: int) -> str:
+    return f"{datetime.fromtimestamp(at_ns // 1_000_000_000, UTC):%Y-%m-%d %H:%M}Z"
 
 
 def _run(config: Config, *, as_json: bool, simulated: bool) -> None:
@@ -277,11 +427,12 @@ def _announce(ready: dict[str, Any], silent: list[str], *, as_json: bool, simula
     from rich.console import Console
 
     url = ready["http"]
+    keys = "".join(f"  API key             [bold]{key}[/]   made for this run\n" for key in ready["keys"])
     what = "a simulated world (same seed, same world)" if simulated else "the venues"
     Console().print(
         f"\n[bold green]openoutcry {__version__}[/] is running on {what}\n\n"
         f"  REST and WebSocket  [bold]{url}[/]   pages: {url}/docs\n"
-        f"  gRPC                [bold]{ready['grpc']}[/]\n\n"
+        f"  gRPC                [bold]{ready['grpc']}[/]\n{keys}\n"
         "Try, in another terminal:\n\n"
         f"  curl '{url}/binance/ohlc/BTCUSDT/1m?limit=3'\n"
         f"  curl '{url}/multi/ohlc/BTCUSDT/5m?limit=1'\n"

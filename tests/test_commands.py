@@ -1,11 +1,22 @@
-"""Record and replay as a user types them."""
+"""Record, replay, keys and certificates as a user types them."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from openoutcry.accounts.keys import Keys
+from openoutcry.clock import SystemClock
+from openoutcry.stores.keys import SqlKeys, pepper
+from openoutcry.stores.sql import sqlite_url
+from openoutcry.telemetry import Telemetry
 
 
 def run(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -60,3 +71,151 @@ def test_a_mistake_is_said_in_one_line(arguments: tuple[str, ...], said: str, tm
 def test_help_and_version_answer() -> None:
     assert "demo" in run("--help").stdout
     assert run("--version").stdout.startswith("openoutcry ")
+
+
+# -- keys
+
+
+async def whose(folder: Path, text: str) -> str | None:
+    """The id of the key with that text, as a server on that folder would know it."""
+    with closing(SqlKeys(sqlite_url(folder / "accounts.sqlite3"))) as store:
+        keys = Keys(store, pepper(folder), SystemClock(), Telemetry())
+        await keys.load()
+        record = keys.known(text)
+    return None if record is None else record.id
+
+
+async def test_a_key_is_made_listed_and_ended_without_a_server(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    at = ("--data", str(folder))
+    made = run("keys", "create", "my bot", "--scope", "market", "--scope", "trade", *at)
+    assert made.returncode == 0, made.stderr
+    text = made.stdout.strip()
+    assert made.stdout == f"{text}\n", "the key alone, so that a script can take it"
+    id_ = await whose(folder, text)
+    assert id_ is not None
+    assert f"keys revoke {id_}" in made.stderr
+    assert "my bot: market, trade" in made.stderr
+
+    table = run("keys", "list", *at).stdout
+    assert table.splitlines()[0].split() == ["id", "name", "key", "scopes", "created", "revoked"]
+    assert f"{id_}  my bot  {text[:7]}…{text[-4:]}  market,trade  2" in table
+    listed = run("keys", "list", "--json", *at).stdout
+    assert {name: json.loads(listed)[name] for name in ("id", "name", "prefix", "last", "scopes", "revoked_ns")} == {
+        "id": id_,
+        "name": "my bot",
+        "prefix": text[:7],
+        "last": text[-4:],
+        "scopes": ["market", "trade"],
+        "revoked_ns": None,
+    }
+    assert text not in table + listed
+
+    ended = run("keys", "revoke", text[:7], "--json", *at)
+    assert json.loads(ended.stdout)["revoked_ns"] > json.loads(listed)["created_ns"]
+    assert await whose(folder, text) is None
+    again = run("keys", "revoke", id_, *at)
+    assert again.stdout == f"revoked: my bot ({id_}, {text[:7]}…{text[-4:]})\n"
+
+
+def test_a_new_key_in_json_is_told_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+    made = json.loads(run("keys", "create", "bot", "--json", "--data", str(tmp_path)).stdout)
+    assert made["scopes"] == ["ai", "market", "trade"]
+    assert made["key"].startswith(made["prefix"])
+    assert made["key"].endswith(made["last"])
+
+
+async def test_a_pepper_from_the_settings_leaves_no_file(tmp_path: Path) -> None:
+    config = tmp_path / "openoutcry.toml"
+    config.write_text(f'data = "{tmp_path / "data"}"\nkeys_pepper = "{"p" * 32}"\n')
+    made = run("keys", "create", "bot", "--config", str(config))
+    assert not (tmp_path / "data" / "pepper").exists()
+    with closing(SqlKeys(sqlite_url(tmp_path / "data" / "accounts.sqlite3"))) as store:
+        keys = Keys(store, b"p" * 32, SystemClock(), Telemetry())
+        await keys.load()
+    assert keys.known(made.stdout.strip()) is not None
+
+
+def test_keys_are_changed_while_a_demo_runs_on_the_folder(tmp_path: Path) -> None:
+    at = ("--data", str(tmp_path))
+    with demo(*at) as ready:
+        made = json.loads(run("keys", "create", "bot", "--json", *at).stdout)
+        listed = [json.loads(line) for line in run("keys", "list", "--json", *at).stdout.splitlines()]
+        assert [(each["name"], each["prefix"]) for each in listed] == [
+            ("demo", ready["keys"][0][:7]),
+            ("bot", made["prefix"]),
+        ]
+        for id_ in (listed[0]["id"], made["id"]):
+            assert run("keys", "revoke", id_, *at).returncode == 0
+
+
+@contextmanager
+def demo(*arguments: str) -> "Iterator[dict[str, Any]]":
+    command = [sys.executable, "-m", "openoutcry", "demo", "--json", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("list",), "name the server's folder with --data, or make one with `openoutcry keys create NAME`"),
+        (("revoke", "abc"), "name the server's folder with --data"),
+    ],
+)
+def test_a_folder_without_keys_is_not_made_by_looking(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    failed = run("keys", *arguments, "--data", str(tmp_path / "typo"))
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert said in failed.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_cannot_be_made_or_found_is_said_in_one_line(tmp_path: Path) -> None:
+    at = ("--data", str(tmp_path))
+    for arguments, said in (
+        (("create", "bot", "--scope", "root"), "no scope 'root'; there are ai, market, trade"),
+        (("create", ""), "1 to 64 printable"),
+        (("revoke", "nobody"), "`openoutcry keys list` shows id and prefix of each"),
+    ):
+        failed = run("keys", *arguments, *at)
+        assert (failed.returncode, failed.stdout) == (2, "")
+        assert said in failed.stderr
+        assert len(failed.stderr.splitlines()) == 1
+
+
+# -- certificates
+
+
+def test_what_the_certificate_command_prints_is_settings_that_make_grpc_speak_tls(tmp_path: Path) -> None:
+    made = run("certificate", "--folder", "tls", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    config = tmp_path / "with-tls.toml"
+    config.write_text(made.stdout)
+    trusted = grpc.ssl_channel_credentials((tmp_path / "tls" / "certificate.pem").read_bytes())
+    with demo("--config", str(config)) as ready, grpc.secure_channel(ready["grpc"], trusted) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    again = run("certificate", "--folder", "tls", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "--force replaces it" in again.stderr
+    forced = run("certificate", "--folder", "tls", "--force", "--json", cwd=tmp_path)
+    assert json.loads(forced.stdout) == {
+        "tls_certificate": str(tmp_path / "tls" / "certificate.pem"),
+        "tls_key": str(tmp_path / "tls" / "key.pem"),
+    }
+
+
+def test_without_the_extra_it_is_said_how_to_get_it(tmp_path: Path) -> None:
+    # None is how an import says that there is no such module.
+    without = "import sys; sys.modules['cryptography'] = None; from openoutcry.__main__ import main; main()"
+    command = [sys.executable, "-c", without, "certificate", "--folder", str(tmp_path)]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert failed.returncode == 2
+    assert "pip install 'openoutcry[tls]'" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -53,6 +53,7 @@ def client(running: dict[str, Any]) -> Iterator[httpx2.Client]:
 def test_the_ready_line_says_where_everything_is(running: dict[str, Any]) -> None:
     assert set(running) == {"http", "grpc", "keys"}
     assert running["http"].startswith("http://127.0.0.1:")
+    assert [re.fullmatch(r"oo-[\w-]{43}", key) is not None for key in running["keys"]] == [True]
 
 
 @pytest.mark.parametrize("exchange", ["binance", "bybit", "hyperliquid", "okx"])
@@ -181,6 +182,49 @@ def test_a_taken_port_is_named_without_a_traceback() -> None:
     assert second.returncode == 2
     assert ready["http"].removeprefix("http://") in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_a_start_on_the_same_folder_makes_a_new_key_and_ends_the_old(tmp_path: Path) -> None:
+    began: list[str] = []
+    for _ in range(2):
+        with demo("--data", str(tmp_path)) as (_, ready):
+            began += ready["keys"]
+    listed = subprocess.run(
+        [sys.executable, "-m", "openoutcry", "keys", "list", "--json", "--data", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    old, new = map(json.loads, listed.stdout.splitlines())
+    assert [key[:7] for key in began] == [old["prefix"], new["prefix"]]
+    assert (old["name"], new["name"]) == ("demo", "demo")
+    assert old["revoked_ns"] is not None
+    assert new["revoked_ns"] is None
+
+
+def test_no_key_is_written_to_a_log_or_to_the_folder(tmp_path: Path) -> None:
+    with demo("--data", str(tmp_path), "--config", str(_debug(tmp_path))) as (process, ready):
+        (key,) = ready["keys"]
+        wrong = "oo-" + "x" * 43
+        for each in (key, wrong):
+            # Where callers put keys, rightly or not.
+            url = f"{ready['http']}/binance/ohlc/{each}/1m?key={each}"
+            httpx2.get(url, headers={"X-Kiyotaka-Key": each, "Authorization": f"Bearer {each}"}, timeout=20)
+            httpx2.get(f"{ready['http']}/{each}", headers={"X-Kiyotaka-Key": each}, timeout=20)
+        told = httpx2.get(f"{ready['http']}/metrics", timeout=20).text
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=READY_S_MAX)
+    assert '"level": "debug"' in err, "it said all it may"
+    for text in (key, wrong):
+        assert text not in out + err + told
+        held = [path for path in tmp_path.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+        assert held == []
+
+
+def _debug(folder: Path) -> Path:
+    file = folder / "openoutcry.toml"
+    file.write_text('[log]\nlevel = "debug"\njson_lines = true\n')
+    return file
 
 
 def test_a_kill_at_any_moment_leaves_a_folder_the_next_start_takes(tmp_path: Path) -> None:

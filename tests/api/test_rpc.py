@@ -1,15 +1,13 @@
 """The gRPC server with a real client."""
 
-import shutil
-import subprocess
-from pathlib import Path
-
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from openoutcry.api.certificate import self_signed
 from openoutcry.api.rpc import RpcServer
+from openoutcry.clock import SystemClock
 
 
 async def test_it_serves_health_and_reflection_on_a_free_port() -> None:
@@ -34,31 +32,25 @@ async def test_a_port_that_is_taken_is_an_error_at_once() -> None:
     await first.stop()
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[bytes, bytes]:
-    """A key and a certificate of localhost."""
-    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
-    how = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    asked = [
-        "openssl",
-        *how.split(),
-        "-addext",
-        "subjectAltName=DNS:localhost",
-        "-keyout",
-        str(key),
-        "-out",
-        str(chain),
-    ]
-    if shutil.which("openssl") is None or subprocess.run(asked, capture_output=True, check=False).returncode:
-        pytest.skip("no openssl to make a certificate with")
-    return key.read_bytes(), chain.read_bytes()
-
-
-async def test_it_speaks_tls_when_given_a_key(certificate: tuple[bytes, bytes]) -> None:
-    server = RpcServer((), "127.0.0.1", 0, tls=certificate)
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_it_speaks_tls_when_given_a_key(host: str) -> None:
+    made = self_signed(["localhost", "127.0.0.1"], 1, SystemClock().now_ns())
+    server = RpcServer((), "127.0.0.1", 0, tls=(made.key, made.certificate))
     _, _, port = (await server.start()).rpartition(":")
-    trusted = grpc.ssl_channel_credentials(certificate[1])
-    async with grpc.aio.secure_channel(f"localhost:{port}", trusted) as channel:
+    trusted = grpc.ssl_channel_credentials(made.certificate)
+    async with grpc.aio.secure_channel(f"{host}:{port}", trusted) as channel:
         health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.SERVING
+    await server.stop()
+
+
+async def test_a_caller_that_asks_for_another_host_is_warned() -> None:
+    made = self_signed(["data.example.org"], 1, SystemClock().now_ns())
+    server = RpcServer((), "127.0.0.1", 0, tls=(made.key, made.certificate))
+    _, _, port = (await server.start()).rpartition(":")
+    trusted = grpc.ssl_channel_credentials(made.certificate)
+    async with grpc.aio.secure_channel(f"localhost:{port}", trusted) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
     await server.stop()
