@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from decimal import Context, Decimal, Inexact
 from functools import reduce
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openoutcry.aggregates.derivatives import DerivativeBar, Derivatives, Sample
+from openoutcry.aggregates.derivatives import DerivativeBar, Derivatives, Sample, interest_bars
 from openoutcry.events import (
     INTERVALS_S,
     NS,
@@ -34,8 +35,9 @@ MINUTE = 60 * NS
 MONDAY = open_of(1_700_000_000 * NS, WEEK_S) + WEEK_S * NS
 LONG_AGO = MONDAY - 3 * WEEK_S * NS
 FAR = MONDAY + 3 * WEEK_S * NS
-# Three neighbours, so that none is too late, at the end of every interval at once.
-TIMES = st.sampled_from([MONDAY + n * MINUTE + ns for n in (-1, 0, 1) for ns in (0, 1, MINUTE - 1)])
+# Three neighbours, so that none is too late, at the end of every interval at once: what is predicted comes 7 ns later and
+# still in time.
+TIMES = st.sampled_from([MONDAY + n * MINUTE + ns for n in (-1, 0, 1) for ns in (0, 1, MINUTE - 8)])
 
 
 def interest(
@@ -201,6 +203,20 @@ def test_closed_bars_equal_their_samples_sorted_after_any_order_of_arrival(
             )  # fmt: skip
         else:
             assert mine == bar
+
+
+@given(SAMPLES, st.sampled_from([LONG_AGO, MONDAY, MONDAY + MINUTE, FAR]), st.data())
+def test_bars_of_samples_that_are_all_there_equal_them_sorted(
+    samples: list[Sample], until_ns: int, data: st.DataObject
+) -> None:
+    told = [s for s in samples if isinstance(s, OpenInterest)]
+    truth = {name: bar for name, bar in naive(told).items() if isinstance(bar, InterestBar)}
+    for interval_s in INTERVALS_S:
+        bars = interest_bars(data.draw(st.permutations(told)), interval_s, until_ns)
+        assert [bar.open_ns for bar in bars] == sorted({open_of(s.event_ns, interval_s) for s in told})
+        for bar in bars:
+            assert bar.closed is (bar.open_ns + interval_s * NS <= until_ns)
+            assert msgspec.structs.replace(bar, closed=True) == truth[key(bar)]
 
 
 @given(SAMPLES)
