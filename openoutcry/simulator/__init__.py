@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
 from openoutcry.simulator.bybit import Bybit, BybitSpot
+from openoutcry.simulator.cme import Cme
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
@@ -21,4 +22,5 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "okx": Okx,
     "hyperliquid": Hyperliquid,
     "coinmarketcap": CoinMarketCap,
+    "cme": Cme,
 }

@@ -324,6 +324,12 @@ class World:
         listing = self._listings[name]
         return self._priced(listing, self._smooth(listing, at_ns, "fair"))
 
+    def drift(self, coin: str, at_ns: int, wildness: float) -> float:
+        """By what the coin's price has drifted then, without the noise of single hours: cheap, however far apart."""
+        minute, _ = _minute(at_ns)
+        market, own = (float(waves(self._stream("coarse", of), minute, 1, _COARSE)[0]) for of in ("*", coin))
+        return float(grow(np.array(market + own * wildness)))
+
     def quote(self, name: str, at_ns: int) -> Quoted:
         """Best bid and ask."""
         bid, ask = self._touch(self._listings[name], at_ns)

@@ -89,7 +89,8 @@ def test_columns_stand_in_any_order_and_others_are_passed_over() -> None:
     sheet = told(text)
     assert sheet.refused == ()
     (sample,) = sheet.samples
-    assert (sample.price, sample.size, sample.value, sample.event_ns) == (7, 3, 4, DAY_NS)
+    assert (sample.price, sample.size, sample.value) == (Decimal(7), Decimal(3), Decimal(4))
+    assert sample.event_ns == DAY_NS
 
 
 def test_files_are_told_as_cme() -> None:
