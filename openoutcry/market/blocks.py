@@ -93,7 +93,7 @@ class Blocks:
         self._blocks.move_to_end(place)
         joining = self._joining.pop(place, None)
         if joining:
-            block = self._blocks[place] = _joined(block, columns_of(place[0].of, joining))
+            block = self._blocks[place] = block.joined(columns_of(place[0].of, joining))
             self.rows += len(joining)
         return block
 
@@ -159,16 +159,8 @@ def _cut(cuts: list[Cut], block: Columns, start_ns: int, end_ns: int) -> int:
     return high - low
 
 
-def _joined(one: Columns, after: Columns) -> Columns:
-    return Columns(
-        np.concatenate((one.at_ns, after.at_ns)),
-        {name: np.concatenate((column, after.of[name])) for name, column in one.of.items()},
-    )
-
-
 def _over(old: Columns, new: Columns) -> Columns:
     """Both in order of time; where both have a row, the new one."""
-    both = _joined(new, old)
+    both = new.joined(old)
     # The first of equal times is kept, and the new ones stand first.
-    at_ns, rows = np.unique(both.at_ns, return_index=True)
-    return Columns(at_ns, {name: column[rows] for name, column in both.of.items()})
+    return both.take(np.unique(both.at_ns, return_index=True)[1])

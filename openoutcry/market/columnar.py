@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+import numpy as np
 import structlog
 
 from openoutcry.aggregates.columns import candles_of, trades_of
@@ -113,6 +114,11 @@ class Columnar:
         # By instrument, of which there are as many as venues list.
         self._turns: dict[str, asyncio.Lock] = {}
 
+    @property
+    def rows_held(self) -> int:
+        """Rows that are in memory as columns."""
+        return self._blocks.rows
+
     def at_hand(self, key: SeriesKey, start_ns: int, end_ns: int) -> Told | None:
         """All of [start_ns, end_ns) at once, from memory; None where it must be looked up or asked for."""
         now_ns = self._clock.now_ns()
@@ -175,11 +181,13 @@ class Columnar:
                     await self._history.rows(key, instrument, Query.TRADES, lacking[0][0], lacking[-1][1])
                 except Refusal as e:
                     log.info("trades stay missing", instrument=instrument.name, error=e.text)
-        if self._writer.waiting(key):
-            await self._writer.flush()
+        # Rows on their way into the store are looked up first: once they are not here any more, the store has them.
+        waiting = [row for row in self._writer.waiting(key) if start_ns <= time_of(row) < end_ns]
         columns = await asyncio.to_thread(
             self._series.columns, key, start_ns=start_ns, end_ns=end_ns, limit=rows_max
         )  # fmt: skip
+        if waiting:
+            columns = _with_waiting(columns, columns_of(Of.TRADES, waiting), rows_max)
         quiet_ns = now_ns - self._settle_ns
         return columns, Told((), (), self._book.of(key).absent(start_ns, min(end_ns, max(quiet_ns, start_ns))))
 
@@ -255,3 +263,12 @@ class Columnar:
 
     def _asks_trades(self, instrument: Instrument) -> bool:
         return Query.TRADES in self._outside.queries(instrument.venue)
+
+
+def _with_waiting(stored: Columns, waiting: Columns, rows_max: int) -> Columns:
+    """Trades of both in order of time, each once, the first `rows_max`."""
+    fresh = set(zip(waiting.at_ns.tolist(), waiting.of["id"].tolist(), strict=True))
+    places = zip(stored.at_ns.tolist(), stored.of["id"].tolist(), strict=True)
+    old = stored.take(np.fromiter((place not in fresh for place in places), np.bool_, len(stored)))
+    both = old.joined(waiting)
+    return both.take(np.argsort(both.at_ns, kind="stable")[:rows_max])

@@ -67,7 +67,9 @@ class NoBars:
 class Pulse:
     """Follow by series: one of the seven intervals, any side."""
 
-    def __init__(self, bus: Bus, growing: Growing, bars: GrowingBars, clock: Clock, *, pulse_s: float = PULSE_S) -> None:
+    def __init__(
+        self, bus: Bus, growing: Growing, bars: GrowingBars, clock: Clock, *, pulse_s: float = PULSE_S
+    ) -> None:
         self._bus, self._growing, self._bars, self._clock, self._pulse_s = bus, growing, bars, clock, pulse_s
         self._tapes: dict[SeriesKey, _Tape] = {}
 

@@ -121,6 +121,17 @@ class Columns:
     def __getitem__(self, rows: slice) -> "Columns":
         return Columns(self.at_ns[rows], {name: column[rows] for name, column in self.of.items()})
 
+    def take(self, rows: NDArray[Any]) -> "Columns":
+        """Those rows, by their numbers or by a flag for each."""
+        return Columns(self.at_ns[rows], {name: column[rows] for name, column in self.of.items()})
+
+    def joined(self, after: "Columns") -> "Columns":
+        """These rows, and those after them."""
+        return Columns(
+            np.concatenate((self.at_ns, after.at_ns)),
+            {name: np.concatenate((column, after.of[name])) for name, column in self.of.items()},
+        )
+
 
 def columns_from(of: Of, at_ns: Sequence[int], values: Mapping[str, Iterable[Any]]) -> Columns:
     """Columns of what a store reads or an event holds: numbers as text, Decimal or None, times as int or None."""

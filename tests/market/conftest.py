@@ -115,7 +115,7 @@ class FakeVenue:
         self._check(venue)
         self.asks.append(ask)
         await self.gate.wait()
-        pages = self._pages(ask) if ask.query is Query.CANDLES else [Page(self.extra[ask.query](ask))]
+        pages = self._pages(ask) if ask.query is Query.CANDLES else [self._extra(ask)]
         for number, page in enumerate(pages):
             if self.failure is not None and number >= self.pages_before_failure:
                 raise self.failure
@@ -138,6 +138,12 @@ class FakeVenue:
             Decimal(number + 1), Decimal(len(minutes)), Decimal(len(minutes) * number), len(minutes), None, None,
             end_ns <= now_ns - round(self.sure_s * NS), now_ns, "venue",
         )  # fmt: skip
+
+    def _extra(self, ask: Ask) -> Page:
+        events = self.extra[ask.query](ask)
+        if ask.query is Query.TRADES and self.promise:
+            return Page(events, start_ns=ask.start_ns, end_ns=ask.end_ns)
+        return Page(events)
 
     def _pages(self, ask: Ask) -> list[Page]:
         assert ask.interval_s is not None

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Protocol
 
 import msgspec
-import numpy as np
 import structlog
 
 from openoutcry.api.dialect import Doors
@@ -437,8 +436,7 @@ def _side_of(piece: Piece) -> Side:
 
 
 def _of_side(columns: Columns, piece: Piece) -> Columns:
-    rows = np.flatnonzero(columns.of["side"] == _side_of(piece).value)
-    return Columns(columns.at_ns[rows], {name: column[rows] for name, column in columns.of.items()})
+    return columns.take(columns.of["side"] == _side_of(piece).value)
 
 
 def _remember(piece: Piece, form: Form, cut: Cut, heard_ns: int, read: dict[object, bytes]) -> None:
