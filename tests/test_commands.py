@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -145,8 +147,17 @@ def test_keys_are_changed_while_a_demo_runs_on_the_folder(tmp_path: Path) -> Non
             ("demo", ready["keys"][0][:7]),
             ("bot", made["prefix"]),
         ]
+        told(ready, "openoutcry_keys 2.0")
         for id_ in (listed[0]["id"], made["id"]):
             assert run("keys", "revoke", id_, *at).returncode == 0
+        told(ready, "openoutcry_keys 0.0")
+
+
+def told(ready: dict[str, Any], line: str) -> None:
+    """Return once the metrics of the running server hold that line."""
+    until = time.monotonic() + 20
+    while line not in httpx2.get(f"{ready['http']}/metrics", timeout=20).text.splitlines():
+        assert time.monotonic() < until, line
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class Keys:
         self._refused = telemetry.counter(
             "keys_refused", "Calls without a key (missing) or with one that is not ours (unknown).", ["why"]
         )
+        self._usable = telemetry.gauge("keys", "Keys that may be used now.")
         self._live: Mapping[bytes, KeyRecord] = {}
         self._ids: frozenset[str] = frozenset()
         self._stamp: Hashable = None
@@ -167,6 +168,7 @@ class Keys:
         self._live = {digest: record for digest, record in everything.items() if record.revoked_ns is None}
         self._ids = frozenset(record.id for record in self._live.values())
         self._stamp = stamp
+        self._usable.set(len(self._live))
         self._tell()
         return everything
 

@@ -55,7 +55,6 @@ def self_signed(hosts: Sequence[str], days: int, now_ns: int) -> Pem:
         # Callers take it as their root, but it can vouch for no other certificate.
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     return Pem(

@@ -169,7 +169,9 @@ async def test_a_missing_and_an_unknown_key_are_refused_with_one_code_and_counte
 # -- revoking
 
 
-async def test_a_revoked_key_is_unknown_at_once_and_stays_listed(keys: Keys, clock: ManualClock) -> None:
+async def test_a_revoked_key_is_unknown_at_once_and_stays_listed(
+    keys: Keys, clock: ManualClock, telemetry: Telemetry
+) -> None:
     record, text = await keys.create("bot")
     kept, kept_text = await keys.create("other")
     await clock.advance(5)
@@ -180,6 +182,7 @@ async def test_a_revoked_key_is_unknown_at_once_and_stays_listed(keys: Keys, clo
     await clock.advance(5)
     assert await keys.revoke(record.id) == gone, "a second time changes nothing"
     assert set(await keys.list()) == {gone, kept}
+    assert telemetry.registry.get_sample_value("openoutcry_keys") == 1
 
 
 async def test_a_key_is_revoked_by_its_prefix_where_that_says_which(clock: ManualClock) -> None:
