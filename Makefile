@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check bench bench-peers lock clean
+.PHONY: help setup demo serve test check bench bench-peers lock proto clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,11 @@ bench-peers: $(READY)  ## ccxt and cryptofeed on the same frames, in an environm
 lock: $(READY)  ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/pip-compile --quiet --all-extras --generate-hashes --strip-extras --allow-unsafe --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+
+PROTO := openoutcry/api/kiyotaka/proto
+proto: $(READY)  ## compile the .proto files of the dialects
+	@$(BIN)/python -m grpc_tools.protoc -I$(PROTO)/service -I$(PROTO)/lib -I$(PROTO)/types --include_imports \
+	  --include_source_info --descriptor_set_out=openoutcry/api/kiyotaka/contract.binpb api/api.proto
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .bench-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -63,6 +63,11 @@ class Protobuf:
         self._kept: dict[int, WeakKeyDictionary[Columns, Encoded]] = {number: WeakKeyDictionary() for number in SORTS}
         self._rows: Bounded[tuple[SeriesKey, int], tuple[Row, bytes]] = Bounded(ROWS_KEPT)
 
+    @property
+    def kept(self) -> int:
+        """Blocks of which something is kept."""
+        return sum(map(len, self._kept.values()))
+
     def cut(self, piece: Piece, cut: Cut) -> bytes:
         """The points of a cut."""
         kept = self._kept[piece.sort.number]
