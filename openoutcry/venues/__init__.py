@@ -7,6 +7,7 @@ from openoutcry.venues.binance_delivery import BinanceDelivery
 from openoutcry.venues.binance_futures import BinanceFutures
 from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.hyperliquid import Hyperliquid
+from openoutcry.venues.kraken_futures import KrakenFutures
 from openoutcry.venues.okx import Okx
 from openoutcry.venues.venue import Venue
 
@@ -18,4 +19,5 @@ VENUES: Mapping[str, Callable[[], Venue]] = {
     "bybit_spot": BybitSpot,
     "okx": Okx,
     "hyperliquid": Hyperliquid,
+    "kraken_futures": KrakenFutures,
 }
