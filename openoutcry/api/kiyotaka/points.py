@@ -78,11 +78,12 @@ class Form(Protocol):
 
 
 class Leash:
-    """How a stream is ended from outside: a key that is revoked."""
+    """How a stream is ended from outside: a key that is revoked. `live` is called once its history is told."""
 
     def __init__(self) -> None:
         self.refusal: Refusal | None = None
         self.pull: Callable[[], None] = _nothing
+        self.live: Callable[[], None] = _nothing
 
     def end(self, refusal: Refusal) -> None:
         """Let the stream raise this, as soon as its client takes what is before it."""
@@ -209,23 +210,25 @@ class Points:
 
     # -- as they come
 
-    async def stream(self, asked: Question, form: Form, leash: Leash) -> AsyncIterator[bytes]:
+    async def stream(
+        self, asked: Question, form: Form, leash: Leash, *, rows_max: int = MESSAGE_ROWS_MAX
+    ) -> AsyncIterator[bytes]:
         """Series messages: history from the start of the window, then what comes; until the window is over, or for ever.
 
-        Without a window, what comes alone. Raises TooLarge, LimitExceeded (a client too slow for its trades), Unavailable,
+        A message has about `rows_max` points at most. Without a window, what comes alone. Raises TooLarge, LimitExceeded (a client too slow for its trades), Unavailable,
         and what the leash was pulled with.
         """
         if self.streams >= STREAMS_MAX:
             raise LimitExceeded("the server holds as many streams as it may: try again later", 10.0)
         self.streams += 1
         try:
-            async for message in self._stream(asked, form, leash):
+            async for message in self._stream(asked, form, leash, rows_max):
                 leash.check()
                 yield message
         finally:
             self.streams -= 1
 
-    async def _stream(self, asked: Question, form: Form, leash: Leash) -> AsyncIterator[bytes]:
+    async def _stream(self, asked: Question, form: Form, leash: Leash, rows_max: int) -> AsyncIterator[bytes]:
         pieces = await self._catalogue.pieces(asked)
         began_ns = self._clock.now_ns()
         start_ns, end_ns = asked.window(began_ns) or (began_ns, None)
@@ -242,21 +245,22 @@ class Points:
             if replays:
                 for number, piece in enumerate(pieces):
                     heard_ns = began_ns - round(LATE_S * NS) - piece.key.interval_s * NS
-                    async for message in self._replay(piece, form, start_ns, end_ns, read[number], heard_ns):
+                    chunks = self._history(piece, start_ns, end_ns, rows_max)
+                    async for message in self._replay(piece, form, chunks, read[number], heard_ns):
                         yield message
             if not goes_on:
                 return
+            leash.live()
             over = asyncio.ensure_future(self._over(end_ns, box))
             leave.callback(over.cancel)
             async for number, points in box.points(read):
-                for low in range(0, len(points), MESSAGE_ROWS_MAX):
-                    yield form.series(pieces[number], points[low : low + MESSAGE_ROWS_MAX])
+                for low in range(0, len(points), rows_max):
+                    yield form.series(pieces[number], points[low : low + rows_max])
 
     async def _replay(
-        self, piece: Piece, form: Form, start_ns: int, end_ns: int | None, read: dict[object, bytes], heard_ns: int
+        self, piece: Piece, form: Form, chunks: AsyncIterator[Told], read: dict[object, bytes], heard_ns: int
     ) -> AsyncIterator[bytes]:
         """History in messages that clients take, up to now; remembers in `read` what might be heard as well."""
-        chunks = self._bars(piece, start_ns, end_ns) if piece.sort.interval else self._trades(piece, start_ns, end_ns)
         async for told in chunks:
             points = [form.cut(piece, cut) for cut in told.cuts]
             for cut in told.cuts:
@@ -269,21 +273,25 @@ class Points:
             if points:
                 yield form.series(piece, points)
 
-    async def _bars(self, piece: Piece, start_ns: int, end_ns: int | None) -> AsyncIterator[Told]:
-        span_ns = MESSAGE_ROWS_MAX * piece.key.interval_s * NS
+    def _history(self, piece: Piece, start_ns: int, end_ns: int | None, rows_max: int) -> AsyncIterator[Told]:
+        told = self._bars if piece.sort.interval else self._trades
+        return told(piece, start_ns, end_ns, rows_max)
+
+    async def _bars(self, piece: Piece, start_ns: int, end_ns: int | None, rows_max: int) -> AsyncIterator[Told]:
+        span_ns = rows_max * piece.key.interval_s * NS
         at_ns = self._clipped(piece, start_ns, self._clock.now_ns())[0]
         while at_ns < (stop_ns := self._stop(end_ns)):
             to_ns = min(at_ns + span_ns, stop_ns)
             yield await self._market.columnar.between(piece.instrument, piece.key, at_ns, to_ns)
             at_ns = to_ns
 
-    async def _trades(self, piece: Piece, start_ns: int, end_ns: int | None) -> AsyncIterator[Told]:
+    async def _trades(self, piece: Piece, start_ns: int, end_ns: int | None, rows_max: int) -> AsyncIterator[Told]:
         at_ns = self._clipped(piece, start_ns, self._clock.now_ns())[0]
         columnar = self._market.columnar
         while at_ns < (stop_ns := self._stop(end_ns)):
-            columns, _ = await columnar.trades(piece.instrument, at_ns, stop_ns, rows_max=MESSAGE_ROWS_MAX)
+            columns, _ = await columnar.trades(piece.instrument, at_ns, stop_ns, rows_max=rows_max)
             next_ns = stop_ns
-            if len(columns) == MESSAGE_ROWS_MAX:
+            if len(columns) == rows_max:
                 # More of the same moment may follow: it is read again with the next ones.
                 next_ns = int(columns.at_ns[-1])
                 if next_ns == at_ns:
