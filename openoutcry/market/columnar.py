@@ -160,6 +160,10 @@ class Columnar:
         now_open_ns = open_of(self._clock.now_ns(), key.interval_s)
         stop_ns = time_of(tail[0]) if tail else max(min(end_ns, now_open_ns), start_ns)
         cuts = await self._blocks.read(key, start_ns, stop_ns, rows_max=rows_max)
+        # While we waited, what grew may have grown on, or closed.
+        told = self.at_hand(key, start_ns, end_ns)
+        if told is not None:
+            return told
         return Told(cuts, tail, self._book.of(key).absent(start_ns, stop_ns))
 
     async def trades(

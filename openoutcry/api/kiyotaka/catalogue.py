@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from openoutcry.api.kiyotaka import contract, encode, names
 from openoutcry.api.kiyotaka.piece import Piece
 from openoutcry.api.kiyotaka.wire import Filter, MetaQuestion, Question
+from openoutcry.clock import Clock
 from openoutcry.errors import TooLarge, Unavailable, UnknownVenue
 from openoutcry.events import Side
 from openoutcry.instrument import Exchange, Instrument, Kind
@@ -20,8 +21,10 @@ PLANS_MAX = 2_000
 class Catalogue:
     """Finds series by the contract's names. `exchanges`: what the markets of each venue are called, by kind."""
 
-    def __init__(self, market: Market, exchanges: Mapping[str, Mapping[Kind, Sequence[Exchange]]]) -> None:
-        self._market, self._exchanges = market, exchanges
+    def __init__(
+        self, market: Market, exchanges: Mapping[str, Mapping[Kind, Sequence[Exchange]]], clock: Clock
+    ) -> None:
+        self._market, self._exchanges, self._clock = market, exchanges, clock
         self._stamp: object = None
         self._begun: Mapping[tuple[Of, str], int] = {}
         self._stored: dict[Of, dict[str, tuple[Instrument, Sequence[int]]]] = {}
@@ -71,7 +74,7 @@ class Catalogue:
             # Both sides lie in one series of ours.
             sides = {Side.BOTH}
         begun_ns = self._begun.get((sort.of, instrument.name))
-        if begun_ns is not None and begun_ns < end_ns:
+        if begun_ns is not None and begun_ns < end_ns and start_ns <= self._clock.now_ns():
             return True
         keys = [key for key in self._market.series(instrument.name) if key.of is sort.of and key.side in sides]
         return any(
