@@ -6,6 +6,7 @@ from openoutcry.venues.binance import BinanceSpot
 from openoutcry.venues.binance_delivery import BinanceDelivery
 from openoutcry.venues.binance_futures import BinanceFutures
 from openoutcry.venues.bybit import Bybit, BybitSpot
+from openoutcry.venues.coinbase import Coinbase
 from openoutcry.venues.hyperliquid import Hyperliquid
 from openoutcry.venues.kraken_futures import KrakenFutures
 from openoutcry.venues.okx import Okx
@@ -20,4 +21,5 @@ VENUES: Mapping[str, Callable[[], Venue]] = {
     "okx": Okx,
     "hyperliquid": Hyperliquid,
     "kraken_futures": KrakenFutures,
+    "coinbase": Coinbase,
 }
