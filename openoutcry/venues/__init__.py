@@ -10,6 +10,7 @@ from openoutcry.venues.coinbase import Coinbase
 from openoutcry.venues.hyperliquid import Hyperliquid
 from openoutcry.venues.kraken_futures import KrakenFutures
 from openoutcry.venues.okx import Okx
+from openoutcry.venues.okx_options import OkxOptions
 from openoutcry.venues.venue import Venue
 
 VENUES: Mapping[str, Callable[[], Venue]] = {
@@ -19,6 +20,7 @@ VENUES: Mapping[str, Callable[[], Venue]] = {
     "bybit": Bybit,
     "bybit_spot": BybitSpot,
     "okx": Okx,
+    "okx_options": OkxOptions,
     "hyperliquid": Hyperliquid,
     "kraken_futures": KrakenFutures,
     "coinbase": Coinbase,

@@ -60,7 +60,7 @@ from openoutcry.venues.okx_wire import (
     size_of,
     time_ms_of,
 )
-from openoutcry.venues.paging import code_of, instruments_of, promised, read_rows, stretch
+from openoutcry.venues.paging import code_of, events_of, instruments_of, promised, read_rows, stretch
 from openoutcry.venues.venue import (
     Answer,
     Ask,
@@ -76,7 +76,7 @@ INTEREST_BARS = {interval_s: bar for interval_s, bar in BARS.items() if interval
 # How far back the venue serves: bars of `candles` and of past open interest; past trades and funding.
 RECENT_BARS = 1_440
 PAST_DAYS = 93
-KIND_NAMES = {"SPOT": "spot", "SWAP": "a swap", "FUTURES": "a dated future"}
+KIND_NAMES = {"SPOT": "spot", "SWAP": "a swap", "FUTURES": "a dated future", "OPTION": "an option"}
 PAUSE_S = 2.0
 PAUSE_S_MAX = 600.0
 # Requests and seconds: each endpoint has its own budget.
@@ -92,8 +92,11 @@ WEIGHTS: Mapping[str, Rate] = {
     "market/history-trades": Rate(20, 2.0),
     "market/tickers": Rate(20, 2.0),
     "market/ticker": Rate(20, 2.0),
+    "market/index-tickers": Rate(20, 2.0),
     "rubik/stat/contracts/open-interest-history": Rate(10, 2.0),
 }
+# An address has one budget, whichever of our venues asks.
+SHARED: Mapping[str, str] = {pool: f"okx {pool}" for pool in WEIGHTS}
 TOO_FAST = frozenset({"50011", "50061"})
 NOT_LISTED = "51001"
 BAD_PARAMETER = "51000"
@@ -139,6 +142,8 @@ class OkxHistory:
         Kind.FUTURE: (Exchange.OKEX_FUTURES,),
     }
     rest = "https://www.okx.com"
+    # What a listing and tickers are asked for by, in turn.
+    parts: Sequence[str] = ("SPOT", "SWAP", "FUTURES")
     queries = frozenset(Query) - {Query.PREDICTED_FUNDING, Query.DEPTH, Query.OPTION_INTEREST, Query.POSITIONS}
     intervals_s = frozenset(BARS)
     page_max: Mapping[Query, int] = {
@@ -183,7 +188,7 @@ class OkxHistory:
     def request(self, ask: Ask) -> Request:
         """What to send for `ask`. Raises Unsupported, BadInterval."""
         if ask.query not in self.queries:
-            raise errors.Unsupported(f"okx does not serve {ask.query}")
+            raise errors.Unsupported(f"{self.name} does not serve {ask.query}")
         path, query = self._question(ask)
         said = tuple((key, str(value)) for key, value in query.items() if value is not None)
         return Request(path=f"/api/v5/{path}", query=said, pool=path)
@@ -192,9 +197,9 @@ class OkxHistory:
         if ask.query is Query.TIME:
             return "public/time", {}
         if ask.query is Query.INSTRUMENTS:
-            return "public/instruments", {"instType": ask.cursor or "SPOT"}
+            return "public/instruments", self._part(ask)
         if ask.query is Query.TICKERS and ask.symbol is None:
-            return "market/tickers", {"instType": ask.cursor or "SPOT"}
+            return "market/tickers", self._part(ask)
         assert ask.symbol is not None, f"{ask.query} is asked of one instrument"
         query: dict[str, str | int | None] = {"instId": ask.symbol}
         if ask.query is Query.TICKERS:
@@ -219,6 +224,14 @@ class OkxHistory:
         # Whether the venue counts the bounds in is not told: these give the same rows either way.
         bounds = {"begin": _less(start_ms), "end": _less(end_ms), "limit": rows}
         return "rubik/stat/contracts/open-interest-history", {**query, "period": period, **bounds}
+
+    def _part(self, ask: Ask) -> dict[str, str | int | None]:
+        """Of a question about all instruments, the part that is asked now."""
+        return {"instType": ask.cursor or self.parts[0]}
+
+    def _next_part(self, ask: Ask) -> Ask | None:
+        rest = self.parts[self.parts.index(ask.cursor or self.parts[0]) + 1 :]
+        return msgspec.structs.replace(ask, cursor=rest[0]) if rest else None
 
     def _candle_question(self, ask: Ask, query: dict[str, str | int | None]) -> tuple[str, dict[str, str | int | None]]:
         """`candles` has the newest bars and the growing one, `history-candles` the closed ones of all time."""
@@ -258,7 +271,7 @@ class OkxHistory:
         if answer.status == 429:
             raise errors.RateLimited(self.name, "too many requests", _pause_s(answer))
         if answer.status >= 500 or (answer.status != 200 and answer.body.lstrip()[:2] in _HTML):
-            raise errors.Unavailable(self.name, f"okx answered {answer.status}")
+            raise errors.Unavailable(self.name, f"{self.name} answered {answer.status}")
         envelope = msgspec.json.decode(answer.body, type=_Envelope, strict=False)
         code = envelope.code
         if code == "0" and answer.status == 200:
@@ -267,20 +280,20 @@ class OkxHistory:
             raise errors.RateLimited(self.name, f"too many requests ({code})", _pause_s(answer))
         named = code == NOT_LISTED or (code == BAD_PARAMETER and "instId" in envelope.msg)
         if named and ask.symbol is not None:
-            raise errors.UnknownInstrument(f"okx does not list {ask.symbol}")
-        raise errors.Unavailable(self.name, f"okx answered {answer.status} {code}: {envelope.msg[:100]}")
+            raise errors.UnknownInstrument(f"{self.name} does not list {ask.symbol}")
+        raise errors.Unavailable(self.name, f"{self.name} answered {answer.status} {code}: {envelope.msg[:100]}")
 
     def _pages(self, ask: Ask, data: msgspec.Raw, received_ns: int) -> Page:
         if ask.query is Query.TIME:
             return Page(events=())
         if ask.query is Query.INSTRUMENTS:
-            return _listing_page(ask, data)
+            return self._listing_page(ask, data)
         if ask.query is Query.TICKERS:
             return self._tickers_page(ask, data, received_ns)
         assert ask.symbol is not None
         meaning = self._known(ask.symbol)
         if meaning is None:
-            raise errors.UnknownInstrument(f"okx does not list {ask.symbol}")
+            raise errors.UnknownInstrument(f"{self.name} does not list {ask.symbol}")
         if ask.query is Query.TRADES:
             return self._trades_page(ask, meaning, data, received_ns)
         if ask.query is Query.CANDLES:
@@ -316,7 +329,7 @@ class OkxHistory:
         else:
             assert end_ns is not None
             if not events and end_ns < now_ns - reach_ns and (ask.end_ns or now_ns) <= end_ns:
-                raise errors.OutOfReach(self.name, f"okx no longer serves {ask.query} of that time")
+                raise errors.OutOfReach(self.name, f"{self.name} no longer serves {ask.query} of that time")
             more = end_ns < min(ask.end_ns or now_ns, now_ns) and (left is None or left > 0)
             following = msgspec.structs.replace(ask, start_ns=end_ns, limit=left) if more else None
             known_ns = max(ask.start_ns, now_ns - reach_ns)
@@ -367,7 +380,7 @@ class OkxHistory:
         if ask.newest or (ask.start_ns is None and ask.from_id is None):
             return self._newest_trades(ask, meaning, rows, now_ns)
         if ask.from_id is None:
-            return self._begin(ask, rows)
+            return self._begin(ask, rows, now_ns)
         after, rows_max = int(ask.from_id), self.page_max[Query.TRADES]
         low, high = ask.start_ns or 0, now_ns if ask.end_ns is None else ask.end_ns
         fresh = [row for row in rows if row.id > after]
@@ -386,17 +399,20 @@ class OkxHistory:
         following = msgspec.structs.replace(ask, start_ns=start_ns, from_id=fresh[-1].id, limit=left)
         return promised(events, following, ask.start_ns, until_ns)
 
-    def _begin(self, ask: Ask, rows: Sequence[TradeRow]) -> Page:
+    def _begin(self, ask: Ask, rows: Sequence[TradeRow], now_ns: int) -> Page:
         """The last trade before the start tells the id to begin with."""
         assert ask.start_ns is not None
-        assert ask.symbol is not None
         if rows:
             return Page(events=(), next=msgspec.structs.replace(ask, from_id=rows[-1].id))
-        listed = self._listing.get(ask.symbol)
-        if listed is not None and listed.listed_ns is not None and listed.listed_ns >= ask.start_ns - DAY_NS:
-            # Nothing was traded before: there is no id to begin with, so the way is down to the first trade.
+        if self._untraded(ask, ask.start_ns, now_ns):
+            # There is no id to begin with, so the way is down to the first trade.
             return Page(events=(), next=msgspec.structs.replace(ask, newest=True, limit=None))
-        raise errors.OutOfReach(self.name, "okx serves the trades of three months")
+        raise errors.OutOfReach(self.name, f"{self.name} serves the trades of three months")
+
+    def _untraded(self, ask: Ask, start_ns: int, now_ns: int) -> bool:  # noqa: ARG002 - for those who override it
+        """Whether that no trade is told from before the start means that there was none."""
+        listed = self._listing.get(ask.symbol or "")
+        return listed is not None and listed.listed_ns is not None and listed.listed_ns >= start_ns - DAY_NS
 
     def _newest_trades(self, ask: Ask, meaning: Meaning, rows: Sequence[TradeRow], now_ns: int) -> Page:
         low, rows_max = ask.start_ns or 0, self.page_max[Query.TRADES]
@@ -417,13 +433,43 @@ class OkxHistory:
         return promised(events, following, known_ns, until_ns)
 
     def _tickers_page(self, ask: Ask, data: msgspec.Raw, received_ns: int) -> Page:
-        events = []
-        for row in read_rows(data, list[TickerRow]):
+        def read(raw: msgspec.Raw) -> Sequence[Ticker]:
+            row = read_rows(raw, TickerRow)
             meaning = self._known(row.inst_id)
             summary = None if meaning is None else _summary(meaning, row, received_ns)
-            if summary is not None:
-                events.append(summary)
-        return Page(events=events, next=None if ask.symbol else _next_type(ask))
+            return () if summary is None else (summary,)
+
+        events, unread = events_of(read_rows(data, list[msgspec.Raw]), read)
+        return Page(events=events, next=None if ask.symbol else self._next_part(ask), unread=unread)
+
+    def _listing_page(self, ask: Ask, data: msgspec.Raw) -> Page:
+        rows = read_rows(data, list[msgspec.Raw])
+        instruments, unread = instruments_of(rows, lambda row: self._instrument(msgspec.json.decode(row, type=_Listed)))
+        return Page(events=(), instruments=instruments, next=self._next_part(ask), unread=unread)
+
+    def _instrument(self, row: _Listed) -> Instrument:
+        kind = KINDS[row.inst_type]
+        contract_size = None if kind is Kind.SPOT else step_of(row.ct_val) * step_of(row.ct_mult or "1")
+        # BTC-USD_UM-SWAP and its like: the part after _ says how it is margined.
+        coin, quote = row.inst_id.split("-")[:2]
+        # A premium is told in what it is paid in.
+        paid_in = row.settle_ccy if kind is Kind.OPTION else row.quote_ccy
+        return Instrument(
+            venue=self.name,
+            symbol=row.inst_id,
+            kind=kind,
+            coin=row.base_ccy or coin,
+            quote=paid_in or quote.split("_")[0],
+            settle=row.settle_ccy or row.quote_ccy or quote,
+            tick_size=step_of(row.tick_sz),
+            lot_size=step_of(row.lot_sz),
+            contract_size=contract_size,
+            # An option's contract is so many coins, whatever is written there.
+            inverse=kind in {Kind.PERPETUAL, Kind.FUTURE} and row.ct_type == "inverse",
+            listed_ns=_ns(row.list_time),
+            expires_ns=_ns(row.exp_time),
+            trading=row.state == "live",
+        )
 
 
 def _refuse(ask: Ask) -> None:
@@ -480,40 +526,6 @@ def _summary(meaning: Meaning, row: TickerRow, received_ns: int) -> Ticker | Non
         # The venue does not tell it: coins at the last price.
         volume, quote = other, other * last
     return Ticker(meaning.name, row.ts * MS, received_ns, first, high, low, last, volume, quote, 0)
-
-
-def _listing_page(ask: Ask, data: msgspec.Raw) -> Page:
-    rows = read_rows(data, list[msgspec.Raw])
-    instruments, unread = instruments_of(rows, lambda row: _instrument(msgspec.json.decode(row, type=_Listed)))
-    return Page(events=(), instruments=instruments, next=_next_type(ask), unread=unread)
-
-
-def _next_type(ask: Ask) -> Ask | None:
-    inst_types = list(KINDS)
-    rest = inst_types[inst_types.index(ask.cursor or "SPOT") + 1 :]
-    return msgspec.structs.replace(ask, cursor=rest[0]) if rest else None
-
-
-def _instrument(row: _Listed) -> Instrument:
-    kind = KINDS[row.inst_type]
-    contract_size = None if kind is Kind.SPOT else step_of(row.ct_val) * step_of(row.ct_mult or "1")
-    # BTC-USD_UM-SWAP and its like: the part after _ says how it is margined.
-    coin, quote = row.inst_id.split("-")[:2]
-    return Instrument(
-        venue="okx",
-        symbol=row.inst_id,
-        kind=kind,
-        coin=row.base_ccy or coin,
-        quote=row.quote_ccy or quote.split("_")[0],
-        settle=row.settle_ccy or row.quote_ccy or quote,
-        tick_size=step_of(row.tick_sz),
-        lot_size=step_of(row.lot_sz),
-        contract_size=contract_size,
-        inverse=kind is not Kind.SPOT and row.ct_type == "inverse",
-        listed_ns=_ns(row.list_time),
-        expires_ns=_ns(row.exp_time),
-        trading=row.state == "live",
-    )
 
 
 def _ns(text: str) -> int | None:

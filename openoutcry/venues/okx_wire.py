@@ -40,7 +40,7 @@ BARS = {
     604_800: "1Wutc",
 }
 INTERVALS = {bar: interval_s for interval_s, bar in BARS.items()}
-KINDS = {"SPOT": Kind.SPOT, "SWAP": Kind.PERPETUAL, "FUTURES": Kind.FUTURE}
+KINDS = {"SPOT": Kind.SPOT, "SWAP": Kind.PERPETUAL, "FUTURES": Kind.FUTURE, "OPTION": Kind.OPTION}
 SIDES = {"buy": Side.BUY, "sell": Side.SELL}
 BarRow = tuple[TimeMs, Decimal, Decimal, Decimal, Decimal, Decimal, Decimal, Decimal, Literal["0", "1"]]
 OrderSide = Literal["buy", "sell"]
@@ -75,6 +75,7 @@ class InterestRow(msgspec.Struct, rename="camel"):
     oi_ccy: str
     ts: TimeMs
     oi_usd: str = ""
+    inst_id: str = ""
 
 
 class FundingRow(msgspec.Struct, rename="camel"):
@@ -96,17 +97,20 @@ class Meaning(msgspec.Struct, frozen=True, gc=False):
     name: str
     inverse: bool
     contract_size: Decimal | None
+    option: bool = False
 
 
 def meaning_of(instrument: Instrument) -> Meaning:
-    return Meaning(instrument.name, instrument.inverse, instrument.contract_size)
+    option = instrument.kind is Kind.OPTION
+    return Meaning(instrument.name, instrument.inverse, instrument.contract_size, option)
 
 
 def inst_type_of(symbol: str) -> str:
-    """Spot is COIN-QUOTE, a swap has -SWAP after it, a future its day."""
+    """Spot is COIN-QUOTE, a swap has -SWAP after it, a future its day, an option its day, strike and C or P."""
     if symbol.endswith("-SWAP"):
         return "SWAP"
-    return "SPOT" if symbol.count("-") == 1 else "FUTURES"
+    dashes = symbol.count("-")
+    return "SPOT" if dashes == 1 else "OPTION" if dashes == 4 else "FUTURES"
 
 
 def size_of(meaning: Meaning, count: Decimal, price: Decimal) -> tuple[Decimal, Decimal | None]:
@@ -124,19 +128,27 @@ def contracts_of(meaning: Meaning, count: Decimal) -> Decimal | None:
 
 
 def candle_of(meaning: Meaning, interval_s: int, row: BarRow, received_ns: int) -> Candle:
-    """A bar of the venue: spot counts coins first; a derivative counts contracts first and coins second."""
+    """A bar of the venue: spot counts coins first; a derivative counts contracts first and coins second.
+
+    In what an option's turnover is told the venue does not say: coins at (high + low + close) / 3 estimate the premiums.
+    """
     start_ms, first, high, low, last, count, coins, quote, confirm = row
+    if meaning.option:
+        quote = (coins * (high + low + last) / 3).quantize(COIN_STEP, ROUND_HALF_EVEN)
     told = (start_ms, first, high, low, last, count if meaning.contract_size is None else coins, quote)
     return candle_of_row(meaning.name, interval_s, told, received_ns, closed=confirm == "1")
 
 
-def open_interest_of(meaning: Meaning, row: InterestRow, received_ns: int) -> OpenInterest:
+def open_interest_of(
+    meaning: Meaning, row: InterestRow, received_ns: int, price: Decimal | None = None
+) -> OpenInterest:
+    """`price` is the underlying's, of an option."""
     size, value = number_of(row.oi_ccy), number_of(row.oi_usd)
     if size is None and not meaning.inverse and meaning.contract_size is not None:
         size = row.oi * meaning.contract_size
     if size is None or not (ZERO <= size < NUMBER_MAX and ZERO <= row.oi < NUMBER_MAX):
         raise ValueError("open interest out of range")
-    return OpenInterest(meaning.name, row.ts * MS, received_ns, size, value, row.oi)
+    return OpenInterest(meaning.name, row.ts * MS, received_ns, size, value, row.oi, price)
 
 
 def running_of(meaning: Meaning, row: FundingRow, received_ns: int) -> FundingRate | None:

@@ -61,13 +61,26 @@ def instruments_of(
     rows: Sequence[msgspec.Raw], read: Callable[[msgspec.Raw], Instrument]
 ) -> tuple[list[Instrument], int]:
     """Those of a listing that can be read, and how many cannot. Raises ValueError where none can."""
-    instruments: list[Instrument] = []
+    read_ones, unread = _those_read(rows, read)
+    if unread and not read_ones:
+        raise ValueError("no instrument of the listing can be read")
+    return read_ones, unread
+
+
+def events_of(rows: Sequence[msgspec.Raw], read: Callable[[msgspec.Raw], Sequence[Event]]) -> tuple[list[Event], int]:
+    """What the rows about many instruments say, and how many cannot be read. Raises ValueError where none can."""
+    said, unread = _those_read(rows, read)
+    if unread and not said:
+        raise ValueError("no row of the answer can be read")
+    return [event for events in said for event in events], unread
+
+
+def _those_read(rows: Sequence[msgspec.Raw], read: Callable[[msgspec.Raw], _T]) -> tuple[list[_T], int]:
+    said: list[_T] = []
     unread = 0
     for row in rows:
         try:
-            instruments.append(read(row))
+            said.append(read(row))
         except (msgspec.MsgspecError, ValueError, ArithmeticError, KeyError):
             unread += 1  # one bad row must not cost the others
-    if unread and not instruments:
-        raise ValueError("no instrument of the listing can be read")
-    return instruments, unread
+    return said, unread
