@@ -39,8 +39,9 @@ class Doors:
     """All that a dialect may touch.
 
     `follow` is `Outside.follow`: it keeps an instrument's feeds subscribed until the function it returns is called.
-    `catalogues` holds those that have their key. `large_trade_usd` is what counts as large where a caller cannot say,
-    the `_default`s are what counts where a caller can say and does not.
+    `catalogues` holds those that have their key. After `idle_s` without a word of a client whose API asks it for pings,
+    its socket is closed. `large_trade_usd` is what counts as large where a caller cannot say,
+    the `_default`s are what counts where a caller can say and does not; `points_shape` is the shape of Kiyotaka's JSON.
     """
 
     clock: Clock
@@ -54,6 +55,8 @@ class Doors:
     catalogues: Mapping[str, Catalogue] = field(default_factory=dict)
     exchanges: Mapping[str, Mapping[Kind, Sequence[Exchange]]] = field(default_factory=dict)
     trades_kept_s: float = 86_400.0
+    points_shape: str = "proto"
+    idle_s: float = 60.0
     large_trade_usd: Decimal = Decimal(100_000)
     large_trades_usd_default: Decimal = Decimal(100_000)
     liquidations_usd_default: Decimal = Decimal(5_000)

@@ -46,6 +46,7 @@ class Writer(Protocol):
 
     choked: bool  # more waits in our buffer than `limit` allows
     relieved: Callable[[], None] | None  # called once the buffer is nearly empty again
+    pinged: Callable[[], None] | None  # called when the client pings
 
     def write(self, frames: bytes) -> None:
         """Send ready frames; never waits. Does nothing once the connection is closing."""
@@ -75,6 +76,8 @@ class Framed(WebSocketsSansIOProtocol):
 
     choked = False
     relieved: Callable[[], None] | None = None
+    pinged: Callable[[], None] | None = None
+    _pong = b""
     _cut: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -124,6 +127,16 @@ class Framed(WebSocketsSansIOProtocol):
             self.transport.close()
         self._cut_after(SHUTDOWN_S_MAX)
 
+    def handle_ping(self) -> None:
+        if self.pinged is not None:
+            self.pinged()
+        pong = b"".join(self.conn.data_to_send())
+        if self.choked:
+            # A client that pings and does not read is owed the last pong alone (RFC 6455, 5.5.3).
+            self._pong = pong
+        else:
+            self.transport.write(pong)
+
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)
         # A client may close and never read: what waits for it must not stay.
@@ -144,12 +157,15 @@ class Framed(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self.choked = False
+        if self._pong:
+            pong, self._pong = self._pong, b""
+            self.write(pong)
         if self.relieved is not None:
             self.relieved()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.relieved = None
+        self.relieved = self.pinged = None
         if self._cut is not None:
             self._cut.cancel()
 

@@ -5,8 +5,8 @@ passes over to live: it listens first, reads then, and leaves out of what it hea
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, aclosing, suppress
 from functools import partial
 from typing import Protocol
 
@@ -212,7 +212,7 @@ class Points:
 
     async def stream(
         self, asked: Question, form: Form, leash: Leash, *, rows_max: int = MESSAGE_ROWS_MAX
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Series messages: history from the start of the window, then what comes; until the window is over, or for ever.
 
         A message has about `rows_max` points at most. Without a window, what comes alone. Raises TooLarge, LimitExceeded (a client too slow for its trades), Unavailable,
@@ -222,13 +222,15 @@ class Points:
             raise LimitExceeded("the server holds as many streams as it may: try again later", 10.0)
         self.streams += 1
         try:
-            async for message in self._stream(asked, form, leash, rows_max):
-                leash.check()
-                yield message
+            # Closed with this one, so that what it follows is let go of at once.
+            async with aclosing(self._stream(asked, form, leash, rows_max)) as messages:
+                async for message in messages:
+                    leash.check()
+                    yield message
         finally:
             self.streams -= 1
 
-    async def _stream(self, asked: Question, form: Form, leash: Leash, rows_max: int) -> AsyncIterator[bytes]:
+    async def _stream(self, asked: Question, form: Form, leash: Leash, rows_max: int) -> AsyncGenerator[bytes]:
         pieces = await self._catalogue.pieces(asked)
         began_ns = self._clock.now_ns()
         start_ns, end_ns = asked.window(began_ns) or (began_ns, None)
