@@ -213,6 +213,7 @@ def _venues() -> dict[str, VenueConfig]:
         "bybit_spot": VenueConfig(instruments=tether[:5]),
         "okx": VenueConfig(instruments=(*(f"{coin}-USDT-SWAP" for coin in majors), "BTC-USDT", "ETH-USDT")),
         "hyperliquid": VenueConfig(instruments=majors),
+        "coinbase": VenueConfig(instruments=("BTC-USD", "ETH-USD", "SOL-USD")),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
 from openoutcry.simulator.bybit import Bybit, BybitSpot
 from openoutcry.simulator.cme import Cme
+from openoutcry.simulator.coinbase import Coinbase
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
@@ -21,6 +22,7 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "bybit_spot": BybitSpot,
     "okx": Okx,
     "hyperliquid": Hyperliquid,
+    "coinbase": Coinbase,
     "coinmarketcap": CoinMarketCap,
     "cme": Cme,
 }

@@ -60,6 +60,7 @@ def standard(origin_ns: int) -> Sequence[Listing]:
         *_bybit(today_ns, origin_ns),
         *_okx(today_ns, origin_ns),
         *_hyperliquid(today_ns, origin_ns),
+        *_coinbase(today_ns, origin_ns),
     ]
     return tuple(rows)
 
@@ -278,6 +279,20 @@ def _hyperliquid(today_ns: int, origin_ns: int) -> Iterable[Listing]:
     for symbol, coin, tick, lot in (("PURR/USDC", "PURR", "0.00001", "1"), ("@107", "HYPE", "0.001", "0.01")):
         yield _listing(
             today_ns, origin_ns, "hyperliquid", symbol, coin, tick, lot, kind=Kind.SPOT, quote="USDC", share=0.3
+        )
+
+
+def _coinbase(today_ns: int, origin_ns: int) -> Iterable[Listing]:
+    """One pair is so quiet that minutes go by without a trade."""
+    for coin, tick, lot, share in (
+        ("BTC", "0.01", "0.000001", 0.4),
+        ("ETH", "0.01", "0.00001", 0.4),
+        ("SOL", "0.01", "0.001", 0.4),
+        ("LINK", "0.001", "0.01", 0.02),
+    ):
+        symbol = f"{coin}-USD"
+        yield _listing(
+            today_ns, origin_ns, "coinbase", symbol, coin, tick, lot, kind=Kind.SPOT, quote="USD", share=share
         )
 
 

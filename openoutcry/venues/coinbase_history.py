@@ -294,30 +294,33 @@ def _trades_page(ask: Ask, name: str, rows: Sequence[_PastTrade], now_ns: int) -
     if moment_ns is None or _walks_down(ask):
         return _downwards(ask, name, rows, now_ns, full=full)
     head = ask.cursor is None
-    inside = bool(rows) and rows[0].ns < moment_ns and (head or rows[-1].ns >= moment_ns)
-    if not inside and full:
-        return Page(events=(), next=_search_on(ask, rows, moment_ns))
-    if not inside and not head and rows and rows[-1].ns < moment_ns:
+    if not (rows or head) or (rows and _beside(rows, moment_ns, head=head, full=full)):
         return Page(events=(), next=_search_on(ask, rows, moment_ns))
     # The moment lies in this answer, or before the first trade ever, or after the last.
     if _newest(ask):
         return _downwards(ask, name, [row for row in rows if row.ns < moment_ns], now_ns, full=full)
-    if not rows and not head:
-        return Page(events=(), next=msgspec.structs.replace(ask, from_id=_search(ask).after - 1, cursor=None))
     return _onwards(ask, name, [row for row in rows if row.ns >= moment_ns], now_ns, head=head)
 
 
+def _beside(rows: Sequence[_PastTrade], moment_ns: int, *, head: bool, full: bool) -> bool:
+    """Whether what was traded around the moment lies in another answer."""
+    return (rows[0].ns >= moment_ns and full) or (rows[-1].ns < moment_ns and not head)
+
+
 def _search_on(ask: Ask, rows: Sequence[_PastTrade], moment_ns: int) -> Ask:
-    """Where to look next, after an answer that lies wholly before or after the moment."""
+    """Where to look next, after an answer that lies wholly before or after the moment, or that is empty."""
     search = _search(ask)
-    first, last = rows[0], rows[-1]
-    pace_ns = max((last.ns - first.ns) // len(rows), 1)
-    if first.ns >= moment_ns:
-        low, high = search.low, first.id
-        aim = first.id - (first.ns - moment_ns) // pace_ns
+    pace_ns = max((rows[-1].ns - rows[0].ns) // len(rows), 1) if rows else 1
+    if not rows:
+        # There are none so low: ids do not begin at one.
+        low, high = search.after - 1, search.high
+        aim = (low + high) // 2
+    elif rows[0].ns >= moment_ns:
+        low, high = search.low, rows[0].id
+        aim = high - (rows[0].ns - moment_ns) // pace_ns
     else:
-        low, high = last.id, search.high
-        aim = last.id + (moment_ns - last.ns) // pace_ns
+        low, high = rows[-1].id, search.high
+        aim = low + (moment_ns - rows[-1].ns) // pace_ns
     if high and low + 1 >= high:
         # The moment lies between two answers.
         if _newest(ask):

@@ -126,6 +126,7 @@ async def play() -> AsyncIterator[Play]:
         ("okx", "BTC-USDT-SWAP", MISCHIEF, BUSY),
         ("bybit", "BTCUSDT", NOTICEABLE, QUIET),
         ("hyperliquid", "BTC", NOTICEABLE, QUIET),
+        ("coinbase", "BTC-USD", MISCHIEF, BUSY),
     ],
 )
 async def test_after_cuts_gaps_and_garbage_the_trades_on_the_bus_are_the_worlds(

@@ -445,7 +445,7 @@ def test_an_answer_with_one_wrong_value_is_refused_or_still_makes_sense(
 
 # Pages
 
-ROWS_MAX, FIRST_ID = 6_000, 7
+ROWS_MAX = 6_000
 START_NS = NOW_NS - 86_400 * NS
 
 
@@ -453,14 +453,14 @@ Bursts = list[tuple[int, int]]
 BURSTS = st.lists(st.tuples(st.sampled_from([1, 40, 900, 2_500]), st.integers(0, 9_000)), max_size=9)
 
 
-def history(bursts: Bursts) -> list[tuple[int, int]]:
+def history(bursts: Bursts, first_id: int = 1) -> list[tuple[int, int]]:
     """(id, ns) of trades, so many after a pause of so many seconds: pages end inside a moment."""
     rows: list[tuple[int, int]] = []
     for count, pause_s in bursts:
         last_ns = rows[-1][1] if rows else START_NS
         begin_ns = min(last_ns + pause_s * NS, NOW_NS - NS)
         many = min(count, ROWS_MAX - len(rows))
-        rows += [(FIRST_ID + len(rows) + n, begin_ns + n // 300 * US) for n in range(many)]
+        rows += [(first_id + len(rows) + n, begin_ns + n // 300 * US) for n in range(many)]
     return rows
 
 
@@ -493,12 +493,14 @@ PLACES = st.none() | st.integers(-1, 101)
 LIMITS = st.none() | st.sampled_from([1, 700, 1_000, 2_300])
 
 
-@given(bursts=BURSTS, start=PLACES, end=PLACES, limit=LIMITS, newest=st.booleans())
+@given(
+    bursts=BURSTS, first_id=st.sampled_from([1, 90_000]), start=PLACES, end=PLACES, limit=LIMITS, newest=st.booleans()
+)
 @settings(max_examples=100, deadline=None)
 def test_trades_asked_by_time_are_those_of_the_time(
-    bursts: Bursts, start: int | None, end: int | None, limit: int | None, newest: bool
+    bursts: Bursts, first_id: int, start: int | None, end: int | None, limit: int | None, newest: bool
 ) -> None:
-    rows = history(bursts)
+    rows = history(bursts, first_id)
     start_ns, end_ns = _moment(rows, start), _moment(rows, end)
     if start_ns is not None and end_ns is not None and end_ns <= start_ns:
         start_ns, end_ns = end_ns, start_ns + 1
