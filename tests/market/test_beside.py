@@ -1,5 +1,6 @@
 """Instruments that no venue lists, but files tell."""
 
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
@@ -75,14 +76,15 @@ async def test_nobody_can_be_asked_about_them(box: Any) -> None:
     assert market.queries("cme") == market.intervals_s("cme") == frozenset()
     assert market.feeds("cme") == {Feed.OPEN_INTEREST}
     market.follow(one, [Feed.OPEN_INTEREST])()
-    for ask in (
+    asks: list[Callable[[], Awaitable[object]]] = [
         lambda: market.open_interest(one),
         lambda: market.mark_price(one),
         lambda: market.funding(one),
         lambda: market.ticker(one),
         lambda: market.predicted_funding("cme"),
         lambda: market.raw("cme", "/", (), 1),
-    ):
+    ]
+    for ask in asks:
         with pytest.raises(Unsupported):
             await ask()
     with pytest.raises(Unsupported):
