@@ -32,6 +32,7 @@ from openoutcry.config import BadConfig, Config, VenueConfig, address
 from openoutcry.errors import Refusal, Unavailable, UnknownVenue, Unsupported
 from openoutcry.feed.backfill import RepairTiming
 from openoutcry.feed.desk import Access, Numbers
+from openoutcry.feed.drops import Drops
 from openoutcry.feed.feed import Feed
 from openoutcry.feed.polls import PollTiming
 from openoutcry.feed.recorder import Recorder, record_listing
@@ -42,6 +43,7 @@ from openoutcry.market.building import Building
 from openoutcry.market.market import Market
 from openoutcry.market.monitor import Monitor
 from openoutcry.market.warm import Warm, last_trade
+from openoutcry.simulator.cme import PATH as CME_PATH
 from openoutcry.simulator.simulator import Addresses, Simulator
 from openoutcry.sources.coinmarketcap import CoinMarketCap
 from openoutcry.stores.folder import DataFolder
@@ -116,7 +118,9 @@ def simulated(config: Config, simulator: Simulator) -> Config:
         for name, venue in config.venues.items()
     }
     catalogue = config.takashi.model_copy(update={"coinmarketcap_url": addresses["coinmarketcap"]["rest"]})
-    return config.model_copy(update={"venues": venues, "takashi": catalogue})
+    file = f"{addresses['cme']['rest']}{CME_PATH}" if "cme" in addresses else None
+    cme = config.cme.model_copy(update={"source": file})
+    return config.model_copy(update={"venues": venues, "takashi": catalogue, "cme": cme})
 
 
 def _played(name: str, addresses: Addresses) -> dict[str, Any]:
@@ -173,7 +177,7 @@ class Server:
             self.telemetry,
             self.building,
             _market_numbers(config),
-            bars=self.building.bar,
+            bars=self.building,
         )
         self._warm = Warm(self.market, candles, clock, back_s=config.market.look_back_s)
         self.market.on_follow = self._made_ready
@@ -185,6 +189,8 @@ class Server:
         self._spawn("market", self.market.run())
         self._spawn("building", self.building.run())
         self._spawn("following", self._follow_configured())
+        if config.cme.source is not None:
+            self._spawn("cme", self._drops(config.cme.source).run())
         if config.spikes.on and self._on(config.spikes.venue):
             self._spawn("spikes", self._monitor().run())
         await self._heard()
@@ -268,6 +274,9 @@ class Server:
             ),
             telemetry=self.telemetry,
             catalogues=self._catalogues(),
+            exchanges={name: make().exchanges for name, make in VENUES.items()},
+            trades_kept_s=config.store.trades_kept_s,
+            points_shape=config.kiyotaka.shape,
             large_trade_usd=Decimal(str(config.takashi.large_trade_usd)),
             large_trades_usd_default=Decimal(str(config.takashi.large_trades_usd_default)),
             liquidations_usd_default=Decimal(str(config.takashi.liquidations_usd_default)),
@@ -277,6 +286,7 @@ class Server:
             doors,
             dialects,
             cors_origins=config.takashi.cors_origins,
+            keyed_origins={"kiyotaka": config.kiyotaka.cors_origins},
             checks={"store": self._store_well, "venues": self._venues_well, "server": lambda: self._failed},
             body_bytes_max=config.limits.body_bytes_max,
         )
@@ -302,6 +312,18 @@ class Server:
             return {}
         url = self._config.takashi.coinmarketcap_url
         return {"coinmarketcap": CoinMarketCap(self._world.http, url, key.get_secret_value())}
+
+    def _drops(self, source: str) -> Drops:
+        return Drops(
+            source,
+            market=self.market,
+            building=self.building,
+            bus=self.bus,
+            clock=self._world.clock,
+            http=self._world.http,
+            telemetry=self.telemetry,
+            poll_s=self._config.cme.poll_s,
+        )
 
     def _monitor(self) -> Monitor:
         spikes = self._config.spikes

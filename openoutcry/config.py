@@ -163,6 +163,13 @@ class SpikesConfig(_Part):
     delay_s: float = Field(20.0, ge=0, description="Wait after a bar's end, until the venue has published it.")
 
 
+class CmeConfig(_Part):
+    """Open interest of CME, from files (docs/cme.md)."""
+
+    source: str | None = Field(None, description="A file, a folder of `*.csv`, or an http(s) address; unset: no CME.")
+    poll_s: float = Field(300.0, gt=0, description="How often the source is looked at; it is read when it changed.")
+
+
 class LimitsConfig(_Part):
     """What callers may do."""
 
@@ -200,6 +207,18 @@ class TakashiConfig(_Part):
         description="Origins whose pages may call us from a browser.",
     )
     coinmarketcap_url: str = Field("https://pro-api.coinmarketcap.com", description="Address of CoinMarketCap.")
+
+
+class KiyotakaConfig(_Part):
+    """The Kiyotaka dialect."""
+
+    shape: Literal["proto", "point"] = Field(
+        "proto",
+        description="Shape of JSON answers where the caller names none: as the contract's messages, or as Go's structs.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        ("*",), description="Origins whose pages may call it from a browser; they bring a key of their own."
+    )
 
 
 def _venues() -> dict[str, VenueConfig]:
@@ -250,8 +269,10 @@ class Config(BaseSettings):
     store: StoreConfig = StoreConfig()
     market: MarketConfig = MarketConfig()
     spikes: SpikesConfig = SpikesConfig()
+    cme: CmeConfig = CmeConfig()
     limits: LimitsConfig = LimitsConfig()
     takashi: TakashiConfig = TakashiConfig()
+    kiyotaka: KiyotakaConfig = KiyotakaConfig()
 
     @field_validator("http", "grpc")
     @classmethod

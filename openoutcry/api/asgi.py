@@ -1,6 +1,6 @@
 """One HTTP and WebSocket app, every dialect's routes; and the server that runs it inside our loop.
 
-CORS ─▶ Gate (admission, limits, request id, faults) ─▶ a dialect's hot answer, or FastAPI, or a WebSocket route
+Origins (CORS) ─▶ Gate (admission, limits, request id, faults) ─▶ a dialect's hot answer, or FastAPI, or a WebSocket route
 """
 
 import asyncio
@@ -38,7 +38,7 @@ PING_S = 20.0
 KEEP_ALIVE_S = 75
 CONNECTIONS_MAX = 25_000
 STOP_S_MAX = 3
-EXPOSED = ("X-Request-ID", "X-Failed-Exchanges", "X-Missing", "Retry-After")
+EXPOSED = ("X-Request-ID", "X-Failed-Exchanges", "X-Missing", "Openoutcry-Coverage", "Retry-After")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HOT_HEADERS = [(b"content-type", b"application/json"), (b"vary", b"Accept-Encoding")]
@@ -51,17 +51,26 @@ def application(
     dialects: Sequence[Dialect],
     *,
     cors_origins: Sequence[str] = (),
+    keyed_origins: Mapping[str, Sequence[str]] | None = None,
     checks: Mapping[str, health.Check] | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
 ) -> ASGIApp:
-    """Everything we serve on the HTTP port. `checks` are what `/ready` asks."""
+    """Everything we serve on the HTTP port. `checks` are what `/ready` asks.
+
+    `keyed_origins` are the origins of single dialects, by name, whose callers bring a key in a header and no cookies.
+    """
     routes = _routes(doors, dialects, {} if checks is None else checks, body_bytes_max)
     sockets = Router(routes=[route for dialect in dialects for route in dialect.sockets()])
     gate = Gate(doors, dialects, routes, sockets, body_bytes_max)
+    keyed = {name: _cors(gate, origins, cookies=False) for name, origins in (keyed_origins or {}).items()}
+    return Origins(dialects, _cors(gate, cors_origins, cookies=True), keyed)
+
+
+def _cors(app: ASGIApp, origins: Sequence[str], *, cookies: bool) -> ASGIApp:
     return CORSMiddleware(
-        gate,
-        allow_origins=list(cors_origins),
-        allow_credentials=True,
+        app,
+        allow_origins=list(origins),
+        allow_credentials=cookies,
         allow_methods=["*"],
         allow_headers=["*"],
         expose_headers=list(EXPOSED),
@@ -80,6 +89,8 @@ def _routes(
         openapi_tags=[dict(tag) for dialect in dialects for tag in dialect.tags] + [operations],
         telemetry={"tracing": False, "metrics": False},
         max_body_size=body_bytes_max,
+        # `/docs` and `/docs/` are two pages; a path is served as it is written or not at all.
+        redirect_slashes=False,
     )
     for dialect in dialects:
         app.include_router(dialect.rest())
@@ -120,6 +131,21 @@ def _routes(
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+class Origins:
+    """CORS by the dialect that a path belongs to: `keyed` by name, `others` for the rest."""
+
+    def __init__(self, dialects: Sequence[Dialect], others: ASGIApp, keyed: Mapping[str, ASGIApp]) -> None:
+        self._dialects, self._others, self._keyed = dialects, others, keyed
+        self._prefixes = tuple(prefix for each in dialects if each.name in keyed for prefix in each.prefixes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._others
+        # Most requests are decided by this one look.
+        if scope["path"].startswith(self._prefixes):
+            app = self._keyed.get(owner(self._dialects, scope["path"]).name, app)
+        await app(scope, receive, send)
 
 
 class Gate:

@@ -13,6 +13,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from openoutcry.accounts.keys import Keys
+from openoutcry.aggregates.candles import Candles as Growing
 from openoutcry.api.admission import Admission
 from openoutcry.api.asgi import HttpServer, application
 from openoutcry.api.dialect import Doors
@@ -35,6 +36,7 @@ from openoutcry.events import (
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.market.market import Candles, Market
 from openoutcry.market.outside import VenueState
+from openoutcry.market.pulse import NoBars, Pulse
 from openoutcry.market.symbols import Symbols
 from openoutcry.stores.keys import MemoryKeys
 from openoutcry.telemetry import Telemetry
@@ -101,6 +103,7 @@ class SaidMarket(Market):
         self.answers: dict[str, Answer] = {}
         self.candle_listeners: dict[tuple[str, int], list[Callable[[Candle], None]]] = {}
         self.fails: Exception | None = None
+        self.pulse = Pulse(Bus(), Growing(), NoBars(), ManualClock(NOW_NS))
 
     def venues(self) -> Mapping[str, VenueState]:
         return self.on
@@ -253,7 +256,9 @@ class Served:
             catalogues=self.catalogues,
         )
         dialects = [make(self.doors) for make in DIALECTS.values()]
-        self.app = application(self.doors, dialects, cors_origins=[ORIGIN], checks=self.checks)
+        self.app = application(
+            self.doors, dialects, cors_origins=[ORIGIN], keyed_origins={"kiyotaka": ["*"]}, checks=self.checks
+        )
         self.server = HttpServer(self.app, "127.0.0.1", 0)
         self.address = ""
         self.http = httpx2.AsyncClient(trust_env=False)

@@ -42,6 +42,7 @@ async def test_every_published_path_is_described_with_its_refusals(served: Any) 
         "Market Data",
         "Binance Proxy",
         "External APIs",
+        "Points",
         "Operations",
     ]
     for path, tag in PUBLISHED_PATHS.items():
@@ -154,6 +155,29 @@ async def test_a_listed_origin_may_read_every_answer_and_every_refusal(served: A
     assert "X-Failed-Exchanges" in answer.headers["access-control-expose-headers"]
     other = await served.get(path, headers={"Origin": "http://evil.example"})
     assert "access-control-allow-origin" not in other.headers
+
+
+async def test_where_callers_bring_a_key_any_origin_may_call_and_no_cookie_counts(served: Any) -> None:
+    for path, allowed, cookies in (("/v1/nothing", "*", None), ("/", None, "true")):
+        answer = await served.get(path, headers={"Origin": "http://anywhere.example", "Cookie": "a=b"})
+        assert answer.headers.get("access-control-allow-origin") == allowed
+        assert answer.headers.get("access-control-allow-credentials") == cookies
+        assert "Openoutcry-Coverage" in answer.headers["access-control-expose-headers"]
+    asks = {
+        "Origin": "http://anywhere.example",
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "x-kiyotaka-key",
+    }
+    answer = await served.http.options("/v1/points", headers=asks)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+    assert "x-kiyotaka-key" in answer.headers["access-control-allow-headers"]
+    assert (await served.http.options("/exchanges", headers=asks)).status_code == 400
+
+
+async def test_a_slash_too_many_or_too_few_leads_nowhere(served: Any) -> None:
+    for path in ("/exchanges/", "/redoc/"):
+        answer = await served.get(path)
+        assert (answer.status_code, answer.headers.get("location")) == (404, None)
 
 
 async def test_a_preflight_allows_all_methods_and_headers(served: Any) -> None:
