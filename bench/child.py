@@ -25,6 +25,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.utils import accept_key
 
+from bench import points_server
 from openoutcry.accounts.keys import Keys
 from openoutcry.api.admission import Admission
 from openoutcry.api.asgi import HttpServer, application
@@ -49,7 +50,8 @@ PAYLOAD = b'{"bench":"' + b"x" * 286 + b'"}'  # with its frame header 302 bytes 
 
 
 async def main(kind: str, which: str) -> None:
-    server = SERVERS[kind, which]()
+    # `bare:1000` sends a thousand bytes.
+    server = sized_http(int(which[5:])) if which.startswith("bare:") else SERVERS[kind, which]()
     port = await server.start()
     say({"port": port})
     lines = asyncio.StreamReader()
@@ -225,7 +227,15 @@ def _body() -> bytes:
 
 
 def bare_http() -> Uvicorn:
-    body = _body()
+    return _bare(_body())
+
+
+def sized_http(size: int) -> Uvicorn:
+    """So many bytes, whatever is asked."""
+    return _bare(b"x" * size)
+
+
+def _bare(body: bytes) -> Uvicorn:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
 
     async def app(scope: Scope, receive: Any, send: Any) -> None:
@@ -368,6 +378,10 @@ SERVERS: Mapping[tuple[str, str], Callable[[], Server]] = {
     ("fanout", "ours"): OurFanout,
     ("fanout", "websockets"): WebsocketsFanout,
     ("fanout", "bare"): BareFanout,
+    ("points", "ours"): lambda: points_server.Ours(rest=False),
+    ("points", "bare"): points_server.Bare,
+    ("points", "grpclib"): points_server.Grpclib,
+    ("points-rest", "ours"): lambda: points_server.Ours(rest=True),
 }
 
 

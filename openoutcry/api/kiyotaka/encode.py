@@ -9,7 +9,7 @@ is one entry of PointSeries.points: field 3, the Point, whose member 15 is a Tra
 which is as good protobuf as leaving them out, and what is not told is left out: then its rows have another template.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from weakref import WeakKeyDictionary
@@ -135,9 +135,13 @@ def series(head: bytes, points: Sequence[bytes]) -> bytes:
     return b"".join((b"\x12", varint(len(head)), head, *points))
 
 
-def response(parts: Sequence[bytes]) -> bytes:
-    """PointResponse, of its PointSeries."""
-    return b"".join(piece for part in parts for piece in (_SERIES, varint(len(part)), part))
+def response(parts: Iterable[tuple[bytes, Sequence[bytes]]]) -> bytes:
+    """PointResponse, of the identifiers and the points of its series: four megabytes are copied once."""
+    pieces: list[bytes] = []
+    for head, points in parts:
+        told = b"\x12" + varint(len(head)) + head
+        pieces += (_SERIES, varint(len(told) + sum(map(len, points))), told, *points)
+    return b"".join(pieces)
 
 
 def varint(number: int) -> bytes:

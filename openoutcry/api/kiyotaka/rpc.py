@@ -60,17 +60,15 @@ class Rpc:
             context.set_trailing_metadata(((COVERAGE, f"missing {missing}".encode("ascii", "replace").decode()),))
         form = self._form
         return encode.response(
-            [
-                form.series(
-                    part.piece,
-                    [
-                        *(form.cut(part.piece, cut) for cut in part.told.cuts),
-                        *(form.row(part.piece, row) for row in part.told.tail),
-                    ],
-                )
-                for part in parts
-                if part.told.rows
-            ]
+            (
+                part.piece.head,
+                [
+                    *(form.cut(part.piece, cut) for cut in part.told.cuts),
+                    *(form.row(part.piece, row) for row in part.told.tail),
+                ],
+            )
+            for part in parts
+            if part.told.rows
         )
 
     async def _stream_points(self, request: bytes, context: _Context) -> None:
