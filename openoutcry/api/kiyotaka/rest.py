@@ -15,6 +15,8 @@ from openoutcry.api.kiyotaka.catalogue import Catalogue
 from openoutcry.api.kiyotaka.meta import Meta
 from openoutcry.api.kiyotaka.points import Points
 from openoutcry.api.kiyotaka.rpc import Rpc
+from openoutcry.api.kiyotaka.shapes import Shape
+from openoutcry.api.kiyotaka.ws import Sockets
 from openoutcry.errors import Refusal
 
 
@@ -30,10 +32,11 @@ class Kiyotaka:
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
-        catalogue = Catalogue(doors.market, doors.exchanges)
+        catalogue = Catalogue(doors.market, doors.exchanges, doors.clock)
         self.points = Points(doors, catalogue)
         self.meta = Meta(catalogue)
         self._rpc = Rpc(doors, self.points, self.meta)
+        self._sockets = Sockets(doors, self.points, self.meta, Shape("proto"), self.refuse)
 
     def services(self) -> Sequence[Service]:
         """`api.API`."""
@@ -48,7 +51,7 @@ class Kiyotaka:
 
     def sockets(self) -> Sequence[WebSocketRoute]:
         """The JSON-RPC socket."""
-        return ()
+        return self._sockets.routes()
 
     def rest(self) -> APIRouter:
         """The seven routes, and the pages."""
