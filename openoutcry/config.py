@@ -231,6 +231,7 @@ def _venues() -> dict[str, VenueConfig]:
         "bybit": VenueConfig(instruments=(*tether, "BTCUSD")),
         "bybit_spot": VenueConfig(instruments=tether[:5]),
         "okx": VenueConfig(instruments=(*(f"{coin}-USDT-SWAP" for coin in majors), "BTC-USDT", "ETH-USDT")),
+        "okx_options": VenueConfig(underlyings=("BTC", "ETH")),
         "hyperliquid": VenueConfig(instruments=majors),
         "coinbase": VenueConfig(instruments=("BTC-USD", "ETH-USD", "SOL-USD")),
     }

@@ -12,7 +12,7 @@ from openoutcry.simulator.coinbase import Coinbase
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
-from openoutcry.simulator.okx import Okx
+from openoutcry.simulator.okx import Okx, OkxOptions
 
 PERSONALITIES: Mapping[str, type[Personality]] = {
     "binance": BinanceSpot,
@@ -21,6 +21,7 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "bybit": Bybit,
     "bybit_spot": BybitSpot,
     "okx": Okx,
+    "okx_options": OkxOptions,
     "hyperliquid": Hyperliquid,
     "coinbase": Coinbase,
     "coinmarketcap": CoinMarketCap,

@@ -22,6 +22,15 @@ HOURLY = (3_600,)
 NON_MARKET_BITS = 11  # one in 2,048
 EXPIRY_HOUR = 8
 NEWEST_EXPIRY_DAYS = 14
+# Strikes of options, and what a call and a put at them cost, all as parts of the coin's price.
+PREMIUMS = (
+    (0.8, 0.21, 0.01),
+    (0.9, 0.12, 0.02),
+    (0.95, 0.085, 0.035),
+    (1.0, 0.055, 0.055),
+    (1.1, 0.02, 0.12),
+    (1.2, 0.01, 0.21),
+)
 
 
 class _Coin(NamedTuple):
@@ -60,6 +69,8 @@ def standard(origin_ns: int) -> Sequence[Listing]:
         *_bybit(today_ns, origin_ns),
         *_okx(today_ns, origin_ns),
         *_hyperliquid(today_ns, origin_ns),
+        *_okx_options(today_ns, origin_ns),
+        *_bybit_options(today_ns, origin_ns),
         *_coinbase(today_ns, origin_ns),
     ]
     return tuple(rows)
@@ -294,6 +305,37 @@ def _coinbase(today_ns: int, origin_ns: int) -> Iterable[Listing]:
         yield _listing(
             today_ns, origin_ns, "coinbase", symbol, coin, tick, lot, kind=Kind.SPOT, quote="USD", share=share
         )
+
+
+def _okx_options(today_ns: int, origin_ns: int) -> Iterable[Listing]:
+    """Premiums in coins, for one coin."""
+    expires_ns = next_expiry_ns(origin_ns)
+    for coin, contract in (("BTC", "0.01"), ("ETH", "0.1")):
+        for strike, side, premium in _premiums(coin):
+            symbol = f"{coin}-USD-{date_of(expires_ns)}-{strike}-{side}"
+            yield _listing(
+                today_ns, origin_ns, "okx_options", symbol, coin, "0.0001", "1", kind=Kind.OPTION, quote=coin, share=0.01,
+                contract=contract, price=premium, order=2_000.0 / COINS[coin].price, expires_ns=expires_ns,
+            )  # fmt: skip
+
+
+def _bybit_options(today_ns: int, origin_ns: int) -> Iterable[Listing]:
+    expires_ns = next_expiry_ns(origin_ns)
+    expiry = datetime.fromtimestamp(expires_ns // NS, UTC)
+    for coin, tick, lot in (("BTC", "5", "0.01"), ("ETH", "0.1", "0.1")):
+        for strike, side, premium in _premiums(coin):
+            symbol = f"{coin}-{expiry.day}{expiry:%b%y}-{strike}-{side}-USDT".upper()
+            yield _listing(
+                today_ns, origin_ns, "bybit_options", symbol, coin, tick, lot, kind=Kind.OPTION, share=0.01,
+                price=COINS[coin].price * premium, order=2_000.0, expires_ns=expires_ns,
+            )  # fmt: skip
+
+
+def _premiums(coin: str) -> Iterable[tuple[int, str, float]]:
+    """Strike, call or put, premium as a part of the coin's price."""
+    for moneyness, call, put in PREMIUMS:
+        strike = round(COINS[coin].price * moneyness)
+        yield from ((strike, "C", call), (strike, "P", put))
 
 
 def next_expiry_ns(origin_ns: int) -> int:

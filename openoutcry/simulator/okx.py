@@ -1,4 +1,4 @@
-"""OKX v5, played: spot, swaps and futures over REST and the two sockets /public and /business.
+"""OKX v5, played: spot, swaps and futures (`okx`) and options (`okx_options`) over REST and the sockets /public and /business.
 
 https://www.okx.com/docs-v5/en/
 
@@ -11,7 +11,8 @@ https://www.okx.com/docs-v5/en/
 Lists come newest first; `after` and `before` leave their bound out. A subscription is answered with the last state, and
 with the last trade again. `trades` joins the fills of an order (`count`), `trades-all` tells each. `checksum` is 0, as it
 is since 2026-08. One liquidation in ten is not told, and those of one push are in no order of time. Bars of six hours and
-more open at 00:00 UTC+8 without `utc`. Books have fewer levels than the venue's 400. Mark prices come every second.
+more open at 00:00 UTC+8 without `utc`. Books have fewer levels than the venue's 400. Mark prices come every second. Of
+options nothing is told without their family; the dollars of their open interest are the coin's, not the premium's.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from openoutcry.instrument import Kind
 from openoutcry.simulator.bars import running, still, still_after
 from openoutcry.simulator.kit import MS, NS, Answer, Asked, Frame, Line, Personality, beats, json, whole
 from openoutcry.simulator.limits import Pool, Verdict
+from openoutcry.simulator.options import underlying
 from openoutcry.simulator.tape import Bar, Listing, Row
 
 SECONDS = {"1m": 60, "3m": 180, "5m": 300, "15m": 900, "30m": 1_800, "1H": 3_600, "2H": 7_200, "4H": 14_400}
@@ -54,11 +56,12 @@ REQUESTS_MAX = 480
 REQUESTS_NS = 3_600 * NS
 LIFE_S = 86_400.0
 CONNECTION = "a4d3ae55"
-INST_TYPES = {Kind.SPOT: "SPOT", Kind.PERPETUAL: "SWAP", Kind.FUTURE: "FUTURES"}
+INST_TYPES = {Kind.SPOT: "SPOT", Kind.PERPETUAL: "SWAP", Kind.FUTURE: "FUTURES", Kind.OPTION: "OPTION"}
 LIMITS = {
     "public/instruments": 20, "public/time": 10, "public/open-interest": 20, "public/funding-rate": 10,
     "public/funding-rate-history": 10, "public/mark-price": 10, "market/candles": 40, "market/history-candles": 20,
     "market/trades": 100, "market/history-trades": 20, "market/tickers": 20, "market/ticker": 20, "market/books": 40,
+    "market/index-tickers": 20,
     "rubik/stat/contracts/open-interest-history": 10,
 }  # fmt: skip
 
@@ -77,6 +80,7 @@ class Okx(Personality):
     """https://www.okx.com and wss://ws.okx.com:8443/ws/v5/{public,business}."""
 
     name = "okx"
+    purse = "okx"  # one address has one budget for all markets
     sockets: ClassVar = {"public": "/ws/v5/public", "business": "/ws/v5/business"}
     pools: ClassVar = {route: Pool(count, 2.0, None) for route, count in LIMITS.items()}
     connections = Pool(3, 1.0, None)
@@ -296,7 +300,7 @@ class Okx(Personality):
                 forced = self.world.liquidations(listing.name, at_ns - LIQUIDATION_NS, at_ns)
                 details = [self._forced(listing, row) for row in forced if row.id % UNTOLD_EVERY]
                 if details:
-                    pair = "-".join(symbol.split("-")[:2])
+                    pair = _family(symbol)
                     told = {
                         "details": details[::-1],
                         "instFamily": pair,
@@ -376,7 +380,7 @@ class Okx(Personality):
 
     def _instrument(self, symbol: str, listing: Listing) -> dict[str, str]:
         instrument, spot = listing.instrument, listing.instrument.kind is Kind.SPOT
-        pair = "-".join(symbol.split("-")[:2])
+        pair = _family(symbol)
         contract = {
             "uly": pair,
             "instFamily": pair,
@@ -628,6 +632,47 @@ class Okx(Personality):
             if low_ns <= settlement.stamp_ns < min(after_ns, now_ns + 1)
         ]
         return rows[::-1][:limit]
+
+
+class OkxOptions(Okx):
+    """Options on BTC and ETH, settled in the coin."""
+
+    name = "okx_options"
+
+    def _routes(self) -> Mapping[str, Callable[[Query, int], Any]]:
+        return {**super()._routes(), "market/index-tickers": self._index}
+
+    def _of_type(self, query: Query) -> list[tuple[str, Listing]]:
+        """Those of `instFamily`, or the one of `instId` among them."""
+        rows = super()._of_type(query)
+        if not query.get("instFamily"):
+            raise Bad("50014", "Parameter instFamily can not be empty.", 400)
+        rows = [row for row in rows if _family(row[0]) == query["instFamily"]]
+        if not rows:
+            raise Bad("51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
+        return rows
+
+    def _instrument(self, symbol: str, listing: Listing) -> dict[str, str]:
+        *_, strike, side = symbol.split("-")
+        size = {"ctVal": "1", "ctMult": str(listing.instrument.contract_size), "ctType": ""}
+        return super()._instrument(symbol, listing) | size | {"stk": strike, "optType": side}
+
+    def _index(self, query: Query, now_ns: int) -> list[dict[str, str]]:
+        family = query.get("instId", "")
+        rows = [listing for symbol, listing in self.listings() if _family(symbol) == family]
+        if not rows:
+            raise Bad("51001", "Instrument ID, Instrument ID code, or Spread ID doesn't exist.")
+        price = f"{underlying(self.world, rows, now_ns):f}"
+        return [{"instId": family, "idxPx": price, "ts": str(self.venue_ms(now_ns))}]
+
+    def _interest_row(self, listing: Listing, at_ns: int) -> list[str]:
+        stamp, count, coins, _ = super()._interest_row(listing, at_ns)
+        money = Decimal(coins) * underlying(self.world, [listing], at_ns)
+        return [stamp, count, coins, f"{money:f}"]
+
+
+def _family(symbol: str) -> str:
+    return "-".join(symbol.split("-")[:2])
 
 
 def _told(rows: Any = (), *, code: str = "0", text: str = "", status: int = 200) -> Answer:

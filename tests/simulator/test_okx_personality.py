@@ -30,6 +30,8 @@ from openoutcry.simulator.tape import Bar, Row
 from openoutcry.simulator.world import World
 from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
 from openoutcry.venues.okx import Okx
+from openoutcry.venues.okx_frames import OkxFrames
+from openoutcry.venues.okx_options import OkxOptions
 from openoutcry.venues.venue import Alive, Answer, Ask, Closing, Feed, Page, Query, Refused, Signal, Subscribed
 
 SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
@@ -45,17 +47,18 @@ SPOT, SWAP, INVERSE = "BTC-USDT", "BTC-USDT-SWAP", "BTC-USD-SWAP"
 class Client:
     """What the feed does of the adapter's part, without the feed: ask page by page, subscribe, decode."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, venue: OkxFrames | None = None, **options: Any) -> None:
         self.clock = ManualClock(NOW_NS)
-        self.simulator = Simulator(7, self.clock, ["okx"], **options)
+        self.venue = Okx() if venue is None else venue
+        self.name = self.venue.name
+        self.simulator = Simulator(7, self.clock, [self.name], **options)
         self.world, self.faults = self.simulator.world, self.simulator.faults
-        self.venue = Okx()
         self.http = HttpClient()
         self.opened: list[Socket] = []
 
     async def send(self, ask: Ask) -> Answer:
         request = self.venue.request(ask)
-        url = self.simulator.addresses()["okx"]["rest"] + request.path
+        url = self.simulator.addresses()[self.name]["rest"] + request.path
         response = await self.http.send(request.method, url, query=request.query, body=request.body)
         return Answer(response.status, response.headers, response.body, self.clock.now_ns())
 
@@ -83,7 +86,7 @@ class Client:
         return socket, aiter(socket)
 
     async def open(self, endpoint: str) -> Socket:
-        address = self.simulator.addresses()["okx"]["sockets"][endpoint]
+        address = self.simulator.addresses()[self.name]["sockets"][endpoint]
         socket = await SocketClient().open(self.venue.url(address, endpoint, ()))
         self.opened.append(socket)
         return socket
@@ -100,9 +103,15 @@ class Client:
 
     def spelt(self, symbol: str, row: Row) -> tuple[Any, ...]:
         """A trade of the world as the adapter must tell it: time, id, side, price, contracts or coins."""
-        speller = self.world.speller(f"okx:{symbol}")
+        speller = self.world.speller(f"{self.name}:{symbol}")
         side = Side.SELL if row.sell else Side.BUY
         return (row.ns, row.last_id, side, speller.price_decimal(row.ticks), speller.size_decimal(row.lots))
+
+    async def stop(self) -> None:
+        for socket in self.opened:
+            await socket.close()
+        await self.http.close()
+        await self.simulator.stop()
 
 
 @pytest.fixture
@@ -113,10 +122,18 @@ async def client() -> AsyncIterator[Client]:
     try:
         yield client
     finally:
-        for socket in client.opened:
-            await socket.close()
-        await client.http.close()
-        await client.simulator.stop()
+        await client.stop()
+
+
+@pytest.fixture
+async def options() -> AsyncIterator[Client]:
+    client = Client(OkxOptions(), limits=False, activity=20.0)
+    await client.simulator.start()
+    await client.learn()
+    try:
+        yield client
+    finally:
+        await client.stop()
 
 
 def _heard(told: Sequence[Event | Signal], start_ns: int, end_ns: int) -> list[Trade]:
@@ -481,7 +498,97 @@ async def test_each_endpoint_has_its_own_limit_and_each_connection_its_requests(
         with pytest.raises(TransportError):
             await client.open("public")
     finally:
-        for socket in client.opened:
-            await socket.close()
-        await client.http.close()
-        await client.simulator.stop()
+        await client.stop()
+
+
+# Options
+
+
+def _option(client: Client, moneyness: int = 0) -> str:
+    return client.world.listings(client.name)[moneyness].instrument.symbol
+
+
+async def test_the_options_that_are_listed_are_those_of_the_world(options: Client) -> None:
+    listing = {i.symbol: i for i in await options.learn()}
+    assert listing == {a.instrument.symbol: a.instrument for a in options.world.listings("okx_options")}
+    assert {i.coin for i in listing.values()} == {"BTC", "ETH"}
+    assert {i.contract_size for i in listing.values()} == {Decimal("0.01"), Decimal("0.1")}
+
+
+async def test_trades_and_bars_of_an_option_are_those_of_the_world(options: Client) -> None:
+    symbol = _option(options)
+    name = f"okx_options:{symbol}"
+    socket, frames = await options.subscribe(Feed.TRADES, Feed.CANDLES, symbol=symbol)
+    await options.hear(socket, frames)
+    heard: list[Event | Signal] = []
+    for _ in range(5):
+        await options.clock.advance(25.0)
+        heard += await options.hear(socket, frames)
+    end_ns = NOW_NS + 124 * NS
+    trades = _heard(heard, NOW_NS, end_ns)
+    made = list(options.world.trades(name, NOW_NS, end_ns))
+    assert len(made) > 20
+    assert [_told(t) for t in trades] == [options.spelt(symbol, row) for row in made]
+    assert all(t.size == (t.contracts or 0) * Decimal("0.01") for t in trades)
+    first_ns = NOW_NS - NOW_NS % MINUTE_NS
+    bars = options.world.candles(name, 60, first_ns, first_ns + 2 * MINUTE_NS)
+    closed = [e for e in heard if isinstance(e, Candle) and e.closed]
+    speller = options.world.speller(name)
+    assert [(c.open_ns, c.close, c.volume) for c in closed] == [
+        (bar.open_ns, speller.price_decimal(bar.close), speller.coins(bar.lots)) for bar in bars
+    ]
+
+
+async def test_past_trades_and_bars_of_an_option_are_those_of_the_world(options: Client) -> None:
+    symbol = _option(options, 6)
+    name = f"okx_options:{symbol}"
+    end_ns = NOW_NS - NOW_NS % MINUTE_NS
+    start_ns = end_ns - 2 * HOUR_NS
+    told = await options.ask(Ask(query=Query.TRADES, symbol=symbol, start_ns=start_ns, end_ns=end_ns))
+    made = list(options.world.trades(name, start_ns, end_ns))
+    assert len(made) > 300
+    assert [_told(e) for e in told if isinstance(e, Trade)] == [options.spelt(symbol, row) for row in made]
+    ask = Ask(query=Query.CANDLES, symbol=symbol, interval_s=60, start_ns=start_ns, end_ns=end_ns)
+    candles = [e for e in await options.ask(ask) if isinstance(e, Candle)]
+    assert [c.open_ns for c in candles] == list(range(start_ns, end_ns, MINUTE_NS))
+    assert sum(c.volume for c in candles) == sum(options.world.speller(name).coins(row.lots) for row in made)
+
+
+async def test_the_interest_of_all_options_on_a_coin_comes_with_its_price(options: Client) -> None:
+    for coin, usual in (("BTC", 64_000), ("ETH", 3_400)):
+        told = await options.ask(Ask(query=Query.OPTION_INTEREST, symbol=coin))
+        listed = [a for a in options.world.listings("okx_options") if a.instrument.coin == coin]
+        assert len(told) == len(listed) == 12
+        by_name = {e.instrument: e for e in told if isinstance(e, OpenInterest)}
+        (price,) = {e.price for e in by_name.values()}
+        assert price is not None
+        for listing in listed:
+            lots = options.world.open_interest(listing.name, NOW_NS)
+            event = by_name[listing.name]
+            assert event.contracts == options.world.speller(listing.name).size_decimal(lots)
+            assert event.size == (event.contracts or 0) * (listing.instrument.contract_size or 0)
+            assert event.value is not None
+            assert abs(event.value / (event.size * price) - 1) < Decimal("0.001")
+            # Premiums move by the coin's price.
+            assert abs(
+                options.world.index(listing.name, NOW_NS) / Decimal(listing.price) * usual / price - 1
+            ) < Decimal("0.0001")
+    with pytest.raises(UnknownInstrument):
+        await options.ask(Ask(query=Query.OPTION_INTEREST, symbol="DOGE"))
+
+
+async def test_of_options_nothing_is_told_without_their_family(options: Client) -> None:
+    for path in ("public/instruments", "public/open-interest", "market/tickers"):
+        url = f"{options.simulator.addresses()['okx_options']['rest']}/api/v5/{path}"
+        answer = await options.http.send("GET", url, query=[("instType", "OPTION")])
+        assert (answer.status, json.loads(answer.body)["code"]) == (400, "50014")
+
+
+async def test_tickers_of_options_sum_their_last_day(options: Client) -> None:
+    told = {e.instrument: e for e in await options.ask(Ask(query=Query.TICKERS)) if isinstance(e, Ticker)}
+    assert told.keys() == {a.name for a in options.world.listings("okx_options")}
+    name = f"okx_options:{_option(options)}"
+    bar = options.world.window(name, NOW_NS - DAY_NS, NOW_NS)
+    assert bar is not None
+    speller = options.world.speller(name)
+    assert (told[name].high, told[name].volume) == (speller.price_decimal(bar.high), speller.coins(bar.lots))
