@@ -49,7 +49,7 @@ COIN_TYPES = frozenset({"trades", "bbo", "l2Book", "activeAssetCtx"})
 # Odd, so that multiplying by it modulo a power of two is one to one: ids look like hashes and stay unique.
 ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}", re.ASCII)
 HELD_NS, GROWN_NS = 6 * HOUR_NS, 600 * NS  # a position is drawn anew after the one, and grows once in the other
-HELD_SHARE, UNREACHABLE_SHARE = 0.6, 0.1
+HELD_SHARE, UNREACHABLE_SHARE = 0.9, 0.1
 HELD_USD_MIN, HELD_USD_MAX = 20_000, 2_000_000
 LEVERAGE_MIN, LEVERAGE_MAX = 3, 25
 SCATTER, ID_BITS = 0x9E3779B97F4A7C15, 50
