@@ -233,6 +233,7 @@ def _venues() -> dict[str, VenueConfig]:
         "okx": VenueConfig(instruments=(*(f"{coin}-USDT-SWAP" for coin in majors), "BTC-USDT", "ETH-USDT")),
         "okx_options": VenueConfig(underlyings=("BTC", "ETH")),
         "hyperliquid": VenueConfig(instruments=majors),
+        "kraken_futures": VenueConfig(instruments=("PF_XBTUSD", "PF_ETHUSD", "PI_XBTUSD")),
         "coinbase": VenueConfig(instruments=("BTC-USD", "ETH-USD", "SOL-USD")),
     }
 

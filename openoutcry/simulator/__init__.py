@@ -12,6 +12,7 @@ from openoutcry.simulator.coinbase import Coinbase
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
+from openoutcry.simulator.kraken_futures import KrakenFutures
 from openoutcry.simulator.okx import Okx, OkxOptions
 
 PERSONALITIES: Mapping[str, type[Personality]] = {
@@ -23,6 +24,7 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "okx": Okx,
     "okx_options": OkxOptions,
     "hyperliquid": Hyperliquid,
+    "kraken_futures": KrakenFutures,
     "coinbase": Coinbase,
     "coinmarketcap": CoinMarketCap,
     "cme": Cme,

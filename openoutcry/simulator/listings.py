@@ -20,6 +20,7 @@ HOURS_4 = (14_400,)
 HOURS_8_AND_4 = (28_800, 14_400)
 HOURLY = (3_600,)
 NON_MARKET_BITS = 11  # one in 2,048
+BOOKED_BITS = 6  # one in 64: trades that were not matched on the book
 EXPIRY_HOUR = 8
 NEWEST_EXPIRY_DAYS = 14
 # Strikes of options, and what a call and a put at them cost, all as parts of the coin's price.
@@ -71,7 +72,9 @@ def standard(origin_ns: int) -> Sequence[Listing]:
         *_hyperliquid(today_ns, origin_ns),
         *_okx_options(today_ns, origin_ns),
         *_bybit_options(today_ns, origin_ns),
+        *_kraken_futures(today_ns, origin_ns),
         *_coinbase(today_ns, origin_ns),
+        *_binance_options(today_ns, origin_ns),
     ]
     return tuple(rows)
 
@@ -293,6 +296,23 @@ def _hyperliquid(today_ns: int, origin_ns: int) -> Iterable[Listing]:
         )
 
 
+def _kraken_futures(today_ns: int, origin_ns: int) -> Iterable[Listing]:
+    venue, expires_ns = "kraken_futures", next_expiry_ns(origin_ns)
+    for symbol, coin, tick, lot in (("PF_XBTUSD", "BTC", "1", "0.0001"), ("PF_ETHUSD", "ETH", "0.1", "0.001")):
+        yield _listing(
+            today_ns, origin_ns, venue, symbol, coin, tick, lot, quote="USD", share=0.2, funding_s=HOURLY,
+            reserve_bits=BOOKED_BITS,
+        )  # fmt: skip
+    yield _listing(
+        today_ns, origin_ns, venue, "PI_XBTUSD", "BTC", "0.5", "1", quote="USD", settle="BTC", share=0.05, contract="1",
+        inverse=True, funding_s=HOURLY, reserve_bits=BOOKED_BITS,
+    )  # fmt: skip
+    yield _listing(
+        today_ns, origin_ns, venue, f"FI_XBTUSD_{date_of(expires_ns)}", "BTC", "0.5", "1", quote="USD", settle="BTC",
+        share=0.02, kind=Kind.FUTURE, contract="1", inverse=True, expires_ns=expires_ns, reserve_bits=BOOKED_BITS,
+    )  # fmt: skip
+
+
 def _coinbase(today_ns: int, origin_ns: int) -> Iterable[Listing]:
     """One pair is so quiet that minutes go by without a trade."""
     for coin, tick, lot, share in (
@@ -305,6 +325,21 @@ def _coinbase(today_ns: int, origin_ns: int) -> Iterable[Listing]:
         yield _listing(
             today_ns, origin_ns, "coinbase", symbol, coin, tick, lot, kind=Kind.SPOT, quote="USD", share=share
         )
+
+
+def _binance_options(today_ns: int, origin_ns: int) -> Iterable[Listing]:
+    """Calls and puts a tenth below, at and above the coin's price, of two quarters."""
+    near_ns = next_expiry_ns(origin_ns)
+    for coin, tick in (("BTC", "5"), ("ETH", "0.1")):
+        price = COINS[coin].price
+        for expires_ns, worth in ((near_ns, 1.0), (next_expiry_ns(near_ns), 1.6)):
+            for moneyness, call, put in ((0.9, 0.12, 0.02), (1.0, 0.055, 0.055), (1.1, 0.02, 0.12)):
+                for side, premium in (("C", call), ("P", put)):
+                    symbol = f"{coin}-{date_of(expires_ns)}-{round(price * moneyness)}-{side}"
+                    yield _listing(
+                        today_ns, origin_ns, "binance_options", symbol, coin, tick, "0.01", kind=Kind.OPTION, share=0.01,
+                        price=price * premium * worth, order=2_000.0, expires_ns=expires_ns, reserve_bits=BOOKED_BITS,
+                    )  # fmt: skip
 
 
 def _okx_options(today_ns: int, origin_ns: int) -> Iterable[Listing]:
