@@ -13,6 +13,7 @@ from asyncio.transports import BaseTransport
 from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
@@ -126,6 +127,12 @@ class Framed(WebSocketsSansIOProtocol):
             self.send_500_response()
             self.transport.close()
         self._cut_after(SHUTDOWN_S_MAX)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # A handshake that is refused with an answer is over; uvicorn logs it as a fault of the application.
+            self.handshake_complete = True
 
     def handle_ping(self) -> None:
         if self.pinged is not None:

@@ -514,11 +514,12 @@ def question_of(channel: Any) -> wire.Question:
     if not isinstance(channel, dict):
         raise Invalid("a channel is an object: {type, exchange, symbol, category}")
     kind = channel.get("type")
-    # LIQUIDATION, FUNDING_RATE and OPEN_INTEREST are told by the minute here.
-    known = kind if kind in contract.TYPES else f"{kind}_AGG"
+    if isinstance(kind, str) and kind not in contract.TYPES and f"{kind}_AGG" in contract.TYPES:
+        # LIQUIDATION, FUNDING_RATE and OPEN_INTEREST are told by the minute here.
+        kind = f"{kind}_AGG"
     category = channel.get("category")
     params = {
-        "type": [known if known in contract.TYPES else kind],
+        "type": [kind],
         "exchange": _one(channel.get("exchange")),
         "rawSymbol": _one(channel.get("symbol")),
         "category": _one(category if category != ANY else None),
