@@ -277,6 +277,7 @@ class Server:
             exchanges={name: make().exchanges for name, make in VENUES.items()},
             trades_kept_s=config.store.trades_kept_s,
             points_shape=config.kiyotaka.shape,
+            idle_s=config.kiyotaka.idle_s,
             large_trade_usd=Decimal(str(config.takashi.large_trade_usd)),
             large_trades_usd_default=Decimal(str(config.takashi.large_trades_usd_default)),
             liquidations_usd_default=Decimal(str(config.takashi.liquidations_usd_default)),

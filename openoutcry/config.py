@@ -219,6 +219,9 @@ class KiyotakaConfig(_Part):
     cors_origins: tuple[str, ...] = Field(
         ("*",), description="Origins whose pages may call it from a browser; they bring a key of their own."
     )
+    idle_s: float = Field(
+        60.0, gt=0, description="A WebSocket of `/v2/` is closed after so long without a call or a ping of its client."
+    )
 
 
 def _venues() -> dict[str, VenueConfig]:
