@@ -155,8 +155,9 @@ async def test_between_the_rows_of_a_file_nothing_is_missing_and_around_them_all
 
 
 async def test_between_two_files_nobody_knows(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "1.csv").write_text(HEADER + "2026-11-15,BTC,BTC,1,,\n2026-11-17,BTC,BTC,2,,\n")
-    (tmp_path / "2.csv").write_text(HEADER + "2026-11-19,BTC,BTC,3,,\n2026-11-20,BTC,BTC,4,,\n")
+    # The later days are read first, so that the others are no news.
+    (tmp_path / "2.csv").write_text(HEADER + "2026-11-15,BTC,BTC,1,,\n2026-11-17,BTC,BTC,2,,\n")
+    (tmp_path / "1.csv").write_text(HEADER + "2026-11-19,BTC,BTC,3,,\n2026-11-20,BTC,BTC,4,,\n")
     await bench.drops(tmp_path).look()
     coverage = bench.market.coverage(SeriesKey("cme:BTC", Of.INTEREST_BARS, 86_400))
     assert coverage.absent(FRIDAY_NS - 5 * DAY_NS, FRIDAY_NS) == [(FRIDAY_NS - 2 * DAY_NS, FRIDAY_NS - DAY_NS)]
