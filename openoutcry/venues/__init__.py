@@ -6,6 +6,7 @@ from openoutcry.venues.binance import BinanceSpot
 from openoutcry.venues.binance_delivery import BinanceDelivery
 from openoutcry.venues.binance_futures import BinanceFutures
 from openoutcry.venues.bybit import Bybit, BybitSpot
+from openoutcry.venues.bybit_options import BybitOptions
 from openoutcry.venues.coinbase import Coinbase
 from openoutcry.venues.hyperliquid import Hyperliquid
 from openoutcry.venues.kraken_futures import KrakenFutures
@@ -19,6 +20,7 @@ VENUES: Mapping[str, Callable[[], Venue]] = {
     "binance_delivery": BinanceDelivery,
     "bybit": Bybit,
     "bybit_spot": BybitSpot,
+    "bybit_options": BybitOptions,
     "okx": Okx,
     "okx_options": OkxOptions,
     "hyperliquid": Hyperliquid,

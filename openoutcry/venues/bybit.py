@@ -51,13 +51,14 @@ from openoutcry.venues.bounds import (
     check_traded,
     levels_of,
 )
-from openoutcry.venues.bybit_history import BybitHistory
+from openoutcry.venues.bybit_topics import BybitTopics
 from openoutcry.venues.bybit_wire import (
     INTERVALS,
     TAKER,
     Field,
     Meaning,
     SideWord,
+    TradeRow,
     candle_of,
     meaning_of,
     size_of,
@@ -66,10 +67,7 @@ from openoutcry.venues.bybit_wire import (
 from openoutcry.venues.venue import (
     Alive,
     Feed,
-    Heartbeat,
-    Limits,
     Query,
-    Rate,
     Refused,
     Reply,
     Signal,
@@ -78,8 +76,6 @@ from openoutcry.venues.venue import (
     Subscribed,
 )
 
-# A connection takes 21,000 characters of topics; the longest topic, quotes and comma are some 50.
-STREAMS_MAX = 400
 # Subscriptions whose answer is still due.
 ASKED_MAX = 1_000
 # Silence that is longer than this is not normal on a living stream.
@@ -112,22 +108,8 @@ _SPOT = re.compile(r"(?P<coin>\w+?)(?P<quote>USDT|USDC|USDE|USD1|DAI|EUR|BRL|BTC
 _Pair = tuple[Decimal, Decimal]
 
 
-class _TradeRow(
-    msgspec.Struct,
-    gc=False,
-    rename={"event_ms": "T", "taker": "S", "count": "v", "price": "p", "id": "i", "block": "BT"},
-):
-    event_ms: TimeMs
-    taker: SideWord
-    count: Decimal
-    price: Decimal
-    id: str
-    block: bool = False
-    seq: Number = 0
-
-
 class _TradeFrame(msgspec.Struct, gc=False):
-    data: list[_TradeRow]
+    data: list[TradeRow]
 
 
 class _CandleRow(msgspec.Struct, gc=False):
@@ -196,20 +178,9 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 _Route = Callable[[bytes, int, Meaning], Sequence[Event | Signal]]
 
 
-class Bybit(BybitHistory):
+class Bybit(BybitTopics):
     """Linear and inverse contracts: one venue, two sockets."""
 
-    limits = Limits(
-        streams_per_connection=STREAMS_MAX,
-        streams_per_subscribe=100,
-        messages=Rate(10, 1.0),
-        connections=Rate(500, 300.0),
-        lifetime_s=86_400.0,
-        weights={"weight": Rate(600, 5.0)},
-        heartbeat=Heartbeat(20.0, b'{"op":"ping"}'),
-        silence_s=45.0,
-        shared_pools={"weight": "bybit"},
-    )
     feeds = frozenset(Feed)
 
     def __init__(self) -> None:
@@ -243,17 +214,6 @@ class Bybit(BybitHistory):
         return [
             Stream(TOPICS[feed] + symbol, self._category(symbol), symbol, feeds, SILENCE_S[feed]) for symbol in symbols
         ]
-
-    def url(self, address: str, endpoint: str, streams: Sequence[Stream]) -> str:
-        """The configured address itself: each market has its own."""
-        assert all(stream.endpoint == endpoint for stream in streams)
-        return address
-
-    def subscribe(self, streams: Sequence[Stream], *, undo: bool = False) -> Sequence[bytes]:
-        """Frames of as many topics as the venue takes in one."""
-        names = [s.name for s in streams]
-        size = self.limits.streams_per_subscribe
-        return [self._request_topics(names[i : i + size], undo=undo) for i in range(0, len(names), size)]
 
     def _request_topics(self, names: Sequence[str], *, undo: bool = False) -> bytes:
         # The answer does not repeat the topics, only our number of the request.
@@ -424,7 +384,7 @@ class BybitSpot(Bybit):
         return self._assumed(symbol, Kind.SPOT, pair["coin"], pair["quote"], pair["quote"], None)
 
 
-def _inverse_trade(meaning: Meaning, row: _TradeRow, received_ns: int) -> Trade:
+def _inverse_trade(meaning: Meaning, row: TradeRow, received_ns: int) -> Trade:
     size, value, contracts = size_of(meaning, row.count, row.price)
     side = TAKER[row.taker]
     return Trade(

@@ -57,7 +57,7 @@ from openoutcry.venues.bybit_wire import (
     size_of,
     ticker_events,
 )
-from openoutcry.venues.paging import code_of, instruments_of, promised, read_rows, stretch
+from openoutcry.venues.paging import code_of, events_of, instruments_of, promised, read_rows, stretch
 from openoutcry.venues.venue import (
     Answer,
     Ask,
@@ -66,6 +66,8 @@ from openoutcry.venues.venue import (
     Request,
 )
 
+# Categories that tell the kind; of the others each instrument tells its own.
+KINDS = {"spot": Kind.SPOT, "option": Kind.OPTION}
 INTEREST_CODES = {300: "5min", 900: "15min", 1_800: "30min", 3_600: "1h", 14_400: "4h", 86_400: "1d"}
 BAN_S = 600.0
 PAUSE_S = 1.0
@@ -93,6 +95,7 @@ class _PastTrade(msgspec.Struct, rename="camel"):
     size: Decimal
     side: SideWord
     time: TimeMs
+    symbol: str = ""
     is_block_trade: bool = False
     seq: Number = 0
 
@@ -121,7 +124,7 @@ class _PastFundings(msgspec.Struct):
 
 
 class _Tickers(msgspec.Struct):
-    list: list[dict[str, Field]]
+    list: list[msgspec.Raw]
 
 
 class _Listed(msgspec.Struct, rename="camel"):
@@ -217,10 +220,12 @@ class BybitHistory:
     def _question(self, ask: Ask) -> tuple[str, dict[str, str | int | None]]:
         if ask.query is Query.TIME:
             return "time", {}
-        category, _, cursor = (ask.cursor or "").partition("|")
-        if ask.symbol is not None:
-            category = self._category(ask.symbol)
-        query: dict[str, str | int | None] = {"category": category or next(iter(self.sockets)), "symbol": ask.symbol}
+        part, _, cursor = (ask.cursor or "").partition("|")
+        query: dict[str, str | int | None]
+        if ask.symbol is None:
+            query = {**self._of_part(part or self._parts[0])}
+        else:
+            query = {"category": self._category(ask.symbol), "symbol": ask.symbol}
         if ask.query is Query.INSTRUMENTS:
             # Spot tells all in one answer and knows no cursor.
             paged = query["category"] != "spot"
@@ -231,6 +236,14 @@ class BybitHistory:
         if ask.query is Query.TRADES:
             return "recent-trade", {**query, "limit": self.page_max[Query.TRADES]}
         return self._series_question(ask, query)
+
+    @property
+    def _parts(self) -> Sequence[str]:
+        """What a listing and tickers are asked for by, in turn."""
+        return list(self.sockets)
+
+    def _of_part(self, part: str) -> dict[str, str]:
+        return {"category": part}
 
     def _series_question(self, ask: Ask, query: dict[str, str | int | None]) -> tuple[str, dict[str, str | int | None]]:
         if ask.query is Query.CANDLES:
@@ -343,6 +356,8 @@ class BybitHistory:
 
     def _trades_page(self, ask: Ask, meaning: Meaning, result: msgspec.Raw, received_ns: int) -> Page:
         past = read_rows(result, _PastTrades).list
+        if any(row.symbol not in {"", ask.symbol} for row in past):
+            raise ValueError("trades of another symbol")
         full = len(past) >= self.page_max[Query.TRADES]
         # Newest first, and several of one millisecond in that order too: turned round, not sorted.
         past.reverse()
@@ -367,42 +382,48 @@ class BybitHistory:
         return promised(events, None, known_ns, until_ns)
 
     def _tickers_page(self, ask: Ask, result: msgspec.Raw, now_ns: int, received_ns: int) -> Page:
-        events: list[Event] = []
-        for row in read_rows(result, _Tickers).list:
+        def read(raw: msgspec.Raw) -> Sequence[Event]:
+            row = read_rows(raw, dict[str, Field])
             instrument = self._known(str(row.get("symbol", "")))
-            if instrument is None:
-                continue
-            meaning = meaning_of(instrument)
-            if ask.query is Query.TICKERS:
-                summary = _summary(meaning, row, now_ns, received_ns)
-                events += [] if summary is None else [summary]
-                continue
-            wanted = OpenInterest if ask.query is Query.OPEN_INTEREST else (FundingRate, MarkPrice)
-            said = ticker_events(meaning, row, row.keys(), now_ns, received_ns)
-            events += [e for e in said if isinstance(e, wanted)]
-        return Page(events=events, next=None if ask.symbol else self._next_category(ask))
+            return () if instrument is None else self._told(ask.query, instrument, row, now_ns, received_ns)
+
+        events, unread = events_of(read_rows(result, _Tickers).list, read)
+        return Page(events=events, next=None if ask.symbol else self._next_part(ask), unread=unread)
+
+    def _told(
+        self, query: Query, instrument: Instrument, row: Fields, now_ns: int, received_ns: int
+    ) -> Sequence[Event]:
+        """What a row of the tickers says to that question."""
+        meaning = meaning_of(instrument)
+        if query is Query.TICKERS:
+            summary = _summary(meaning, row, now_ns, received_ns)
+            return () if summary is None else (summary,)
+        wanted = OpenInterest if query is Query.OPEN_INTEREST else (FundingRate, MarkPrice)
+        said = ticker_events(meaning, row, row.keys(), now_ns, received_ns)
+        return [e for e in said if isinstance(e, wanted)]
 
     def _listing_page(self, ask: Ask, result: msgspec.Raw) -> Page:
         listing = read_rows(result, _Listing)
-        category = (ask.cursor or "").partition("|")[0] or next(iter(self.sockets))
+        part = (ask.cursor or "").partition("|")[0] or self._parts[0]
+        category = self._of_part(part)["category"]
         instruments, unread = instruments_of(
             listing.list, lambda row: self._instrument(read_rows(row, _Listed), category)
         )
         if listing.next_page_cursor:
-            following: Ask | None = msgspec.structs.replace(ask, cursor=f"{category}|{listing.next_page_cursor}")
+            following: Ask | None = msgspec.structs.replace(ask, cursor=f"{part}|{listing.next_page_cursor}")
         else:
-            following = self._next_category(ask)
+            following = self._next_part(ask)
         return Page(events=(), instruments=instruments, next=following, unread=unread)
 
-    def _next_category(self, ask: Ask) -> Ask | None:
-        categories = list(self.sockets)
-        category = (ask.cursor or "").partition("|")[0] or categories[0]
-        rest = categories[categories.index(category) + 1 :]
+    def _next_part(self, ask: Ask) -> Ask | None:
+        parts = self._parts
+        part = (ask.cursor or "").partition("|")[0] or parts[0]
+        rest = parts[parts.index(part) + 1 :]
         return msgspec.structs.replace(ask, cursor=rest[0]) if rest else None
 
     def _instrument(self, row: _Listed, category: str) -> Instrument:
         inverse = category == "inverse"
-        kind = Kind.SPOT if category == "spot" else Kind.PERPETUAL if "Perpetual" in row.contract_type else Kind.FUTURE
+        kind = KINDS.get(category) or (Kind.PERPETUAL if "Perpetual" in row.contract_type else Kind.FUTURE)
         lot = row.lot_size_filter.get("qtyStep") or row.lot_size_filter["basePrecision"]
         return Instrument(
             venue=self.name,

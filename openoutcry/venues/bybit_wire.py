@@ -15,7 +15,16 @@ from openoutcry.events import (
     Side,
 )
 from openoutcry.instrument import Instrument, Kind
-from openoutcry.venues.bounds import COIN_STEP, MS, NUMBER_MAX, PERIOD_S_MAX, TIME_MS_END, candle_of_row
+from openoutcry.venues.bounds import (
+    COIN_STEP,
+    MS,
+    NUMBER_MAX,
+    PERIOD_S_MAX,
+    TIME_MS_END,
+    Number,
+    TimeMs,
+    candle_of_row,
+)
 from openoutcry.venues.venue import Signal
 
 CODES = {
@@ -38,6 +47,20 @@ TAKER = {"Buy": Side.BUY, "Sell": Side.SELL}
 SideWord = Literal["Buy", "Sell"]
 Field = str | int | float | bool | None
 Fields = Mapping[str, Field]
+
+
+class TradeRow(
+    msgspec.Struct,
+    gc=False,
+    rename={"event_ms": "T", "taker": "S", "count": "v", "price": "p", "id": "i", "block": "BT"},
+):
+    event_ms: TimeMs
+    taker: SideWord
+    count: Decimal
+    price: Decimal
+    id: str
+    block: bool = False
+    seq: Number = 0
 
 
 class Meaning(msgspec.Struct, frozen=True, gc=False):
