@@ -233,6 +233,7 @@ def _venues() -> dict[str, VenueConfig]:
         "binance_delivery": VenueConfig(instruments=("BTCUSD_PERP", "ETHUSD_PERP")),
         "bybit": VenueConfig(instruments=(*tether, "BTCUSD")),
         "bybit_spot": VenueConfig(instruments=tether[:5]),
+        "bybit_options": VenueConfig(underlyings=("BTC", "ETH")),
         "okx": VenueConfig(instruments=(*(f"{coin}-USDT-SWAP" for coin in majors), "BTC-USDT", "ETH-USDT")),
         "okx_options": VenueConfig(underlyings=("BTC", "ETH")),
         "hyperliquid": VenueConfig(instruments=majors),

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 
 from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
-from openoutcry.simulator.bybit import Bybit, BybitSpot
+from openoutcry.simulator.bybit import Bybit, BybitOptions, BybitSpot
 from openoutcry.simulator.cme import Cme
 from openoutcry.simulator.coinbase import Coinbase
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
@@ -21,6 +21,7 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "binance_delivery": BinanceDelivery,
     "bybit": Bybit,
     "bybit_spot": BybitSpot,
+    "bybit_options": BybitOptions,
     "okx": Okx,
     "okx_options": OkxOptions,
     "hyperliquid": Hyperliquid,

@@ -1,4 +1,4 @@
-"""Bybit v5, played: linear and inverse contracts (`bybit`) and spot (`bybit_spot`) over REST and WebSocket.
+"""Bybit v5, played: linear and inverse contracts (`bybit`), spot (`bybit_spot`) and options (`bybit_options`).
 
 https://bybit-exchange.github.io/docs/v5/intro
 
@@ -12,9 +12,17 @@ status 200 and a `retCode`, except too many requests: 403. Trades of one order s
 now and then there is a block trade away from the market, which no candle counts. Ticker deltas leave out what did not change.
 The book's numbers begin at 1 every midnight, with a snapshot, as after a restart. Books have 50 levels, tickers come every
 second. A ban lasts as long as the kit's, not the venue's ten minutes.
+
+    {"op": "subscribe", "args": ["publicTrade.BTC"]}     of options
+        -> {"success": true, "conn_id": "...", "data": {"failTopics": [], "successTopics": ["publicTrade.BTC"]}, "type": "COMMAND_RESP"}
+    {"op": "ping"} -> {"args": ["1672916271846"], "op": "pong"}
+
+One topic tells the trades of all options on a coin, of several in one frame; bars and books of options are taken and never
+told, and their ticker topics are not played. Their tickers by REST tell one open interest, the coins' turnover, and no price of the day before but the change since.
 """
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -27,6 +35,7 @@ from openoutcry.instrument import Kind
 from openoutcry.simulator.bars import running, still, still_after
 from openoutcry.simulator.kit import MS, NS, Answer, Asked, Frame, Line, Personality, beats, json, whole
 from openoutcry.simulator.limits import Pool, Verdict
+from openoutcry.simulator.options import underlying
 from openoutcry.simulator.tape import Bar, Listing, Row, Tape
 
 INTERVALS = {
@@ -42,6 +51,7 @@ STILL_NS = 3 * NS  # an unchanged best quote is told again
 BAR_NS = NS
 TICKER_NS = NS
 LIQUIDATION_NS = 500 * MS
+OPTIONS_NS = 250 * MS  # trades of all options on a coin that were made in so long are told together
 BANKRUPT_PER_MILLE = 5
 BLOCK_EVERY = 250  # so many orders come to one block trade
 RPI_EVERY = 7
@@ -52,6 +62,8 @@ CHARACTERS_MAX = 21_000
 SPOT_ARGS_MAX = 10
 CONNECTION = "ec4efbb5-8df1-4c4a-a1f5-0c4b6b1a1c5e"
 CS_START = 20_000_000_000
+
+CATEGORIES = {Kind.SPOT: "spot", Kind.OPTION: "option"}
 
 Query = Mapping[str, str]
 
@@ -113,7 +125,7 @@ class Bybit(Personality):
         said = said if isinstance(said, dict) else {}
         number, op, args = str(said.get("req_id", "")), said.get("op"), said.get("args")
         if op == "ping":
-            line.send(_reply("pong", number, "ping"))
+            line.send(self._pong(line, number))
             return
         if (
             op not in ("subscribe", "unsubscribe")
@@ -127,15 +139,21 @@ class Bybit(Personality):
                 line.leave(topic)
             line.send(_reply("", number, op))
             return
+        self._take(line, args, number)
+
+    def _pong(self, line: Line, number: str) -> bytes:  # noqa: ARG002 - for those who override it
+        return _reply("pong", number, "ping")
+
+    def _take(self, line: Line, args: Sequence[str], number: str) -> None:
+        """A request to subscribe: all of it or nothing."""
         refusal = self._refusal(line, args)
         if refusal is not None:
-            line.send(_reply(refusal, number, op, success=False))
+            line.send(_reply(refusal, number, "subscribe", success=False))
             return
         for topic in args:
             line.follow(topic)
-        line.send(
-            _reply("subscribe", number, op), *(frame for topic in args for frame in self._last(topic, line.now_ns))
-        )
+        last = (frame for topic in args for frame in self._last(topic, line.now_ns))
+        line.send(_reply("subscribe", number, "subscribe"), *last)
 
     def _refusal(self, line: Line, args: Sequence[str]) -> str | None:
         """Why the whole request is refused."""
@@ -213,27 +231,27 @@ class Bybit(Personality):
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{listing.name}/{number}"))
 
     def _trades_pushed(self, topic: str, symbol: str, listing: Listing, start_ns: int, end_ns: int) -> Iterator[Frame]:
-        speller = self.world.speller(listing.name)
         rows: list[dict[str, Any]] = []
         made = list(self.matches(listing, self.world.orders(listing.name, start_ns, end_ns)))
         for nth, match in enumerate(made):
-            row = {
-                "T": match.ns // MS,
-                "s": symbol,
-                "S": "Sell" if match.sell else "Buy",
-                "v": speller.size(match.lots),
-                "p": speller.price(match.ticks),
-                "L": "ZeroPlusTick",
-                "i": match.id,
-                "BT": match.block,
-                "RPI": match.rpi,
-                "seq": match.seq,
-            }
-            rows.append(row)
+            rows.append(self._match(symbol, listing, match) | {"L": "ZeroPlusTick", "RPI": match.rpi})
             ends = nth + 1 == len(made) or made[nth + 1].seq != match.seq
             if ends or len(rows) == ROWS_A_FRAME:
                 yield Frame(match.ns, self._push(topic, rows, match.ns), trade=True)
                 rows = []
+
+    def _match(self, symbol: str, listing: Listing, match: Match) -> dict[str, Any]:
+        speller = self.world.speller(listing.name)
+        return {
+            "T": match.ns // MS,
+            "s": symbol,
+            "S": "Sell" if match.sell else "Buy",
+            "v": speller.size(match.lots),
+            "p": speller.price(match.ticks),
+            "i": match.id,
+            "BT": match.block,
+            "seq": match.seq,
+        }
 
     def _push(self, topic: str, rows: Any, at_ns: int, kind: str = "snapshot", **more: Any) -> bytes:
         return msgspec.json.encode({"topic": topic, "type": kind, "ts": self.venue_ms(at_ns) + 2, "data": rows, **more})
@@ -592,6 +610,90 @@ class BybitSpot(Bybit):
     trades_max: ClassVar[int] = 60
 
 
+class BybitOptions(Bybit):
+    """Options on BTC and ETH, in USDT: wss://stream.bybit.com/v5/public/option."""
+
+    name = "bybit_options"
+    sockets: ClassVar = {"option": "/v5/public/option"}
+
+    def _pong(self, line: Line, number: str) -> bytes:  # noqa: ARG002 - it has no number
+        return msgspec.json.encode({"args": [str(self.venue_ms(line.now_ns))], "op": "pong"})
+
+    def _take(self, line: Line, args: Sequence[str], number: str) -> None:  # noqa: ARG002 - the answer has no number
+        """Topic by topic."""
+        coins = {a.instrument.coin for _, a in self.listings()}
+        taken, failed = [], []
+        for topic in args:
+            channel, subject = _parts(topic)
+            told = channel == "publicTrade" and subject in coins and not self.refused(topic)
+            if told and line.follow(topic):
+                taken.append(topic)
+            elif channel in ("kline", "orderbook") and self.find(subject) is not None:
+                taken.append(topic)  # and never heard of again
+            else:
+                failed.append(topic)
+        data = {"failTopics": failed, "successTopics": taken}
+        said = {"success": not failed, "conn_id": CONNECTION, "data": data, "type": "COMMAND_RESP"}
+        line.send(msgspec.json.encode(said))
+
+    def frames(self, topic: str, start_ns: int, end_ns: int) -> Iterator[Frame]:
+        """The trades of all options on a coin."""
+        coin = topic.removeprefix("publicTrade.")
+        made = [
+            (match, symbol, listing)
+            for symbol, listing in self.listings()
+            if listing.instrument.coin == coin
+            for match in self.matches(listing, self.world.orders(listing.name, start_ns, end_ns))
+        ]
+        made.sort(key=lambda row: row[0].ns)
+        for _, together in itertools.groupby(made, lambda row: row[0].ns // OPTIONS_NS):
+            rows = []
+            for match, symbol, listing in together:
+                prices = {"mP": f"{self.world.mark(listing.name, match.ns):f}", "iP": self._coin(listing, match.ns)}
+                rows.append(self._match(symbol, listing, match) | prices)
+            number = f"{topic}-{rows[-1]['seq']}-{self.venue_ms(match.ns)}"
+            yield Frame(match.ns, self._push(topic, rows, match.ns, id=number), trade=True)
+
+    def _coin(self, listing: Listing, at_ns: int) -> str:
+        return f"{underlying(self.world, [listing], at_ns):f}"
+
+    def _routes(self) -> Mapping[str, Callable[[Query, int], Any]]:
+        told = ("time", "instruments-info", "recent-trade", "tickers", "orderbook")
+        return {path: route for path, route in super()._routes().items() if path in told}
+
+    def _of_category(self, query: Query) -> tuple[str, list[tuple[str, Listing]]]:
+        """Those on `baseCoin`, or the one of `symbol`."""
+        category, rows = super()._of_category(query)
+        if "symbol" not in query:
+            coin = query.get("baseCoin", "BTC")
+            rows = [row for row in rows if row[1].instrument.coin == coin]
+        return category, rows
+
+    async def _tickers(self, query: Query, now_ns: int) -> dict[str, Any]:
+        if "symbol" not in query and "baseCoin" not in query:
+            raise Bad("params error: symbol or baseCoin is required")
+        return await super()._tickers(query, now_ns)
+
+    def _instrument(self, symbol: str, listing: Listing) -> dict[str, Any]:
+        said = super()._instrument(symbol, listing)
+        del said["contractType"], said["fundingInterval"]
+        return said | {"optionsType": "Call" if symbol.split("-")[3] == "C" else "Put"}
+
+    def _fields(self, listing: Listing, at_ns: int) -> dict[str, str]:
+        said, coin = super()._fields(listing, at_ns), self._coin(listing, at_ns)
+        count, _ = self._interest(listing, at_ns)
+        told = ("lastPrice", "bid1Price", "bid1Size", "ask1Price", "ask1Size", "markPrice")
+        prices = {"underlyingPrice": coin, "indexPrice": coin, "openInterest": f"{count:f}"}
+        return {field: said[field] for field in told} | prices
+
+    async def _summary(self, symbol: str, listing: Listing, now_ns: int) -> dict[str, str]:
+        said = await super()._summary(symbol, listing, now_ns)
+        first, last = Decimal(said.pop("prevPrice24h")), Decimal(said["lastPrice"])
+        change = (last / first - 1).quantize(Decimal("1e-8")) if first else Decimal(0)
+        turnover = Decimal(said["volume24h"]) * Decimal(said["underlyingPrice"])
+        return said | {"change24h": f"{change:f}", "turnover24h": f"{turnover:f}"}
+
+
 def _parts(topic: str) -> tuple[str | None, str]:
     """(channel, symbol) of a topic; None: no such channel."""
     channel, _, rest = topic.partition(".")
@@ -603,8 +705,8 @@ def _parts(topic: str) -> tuple[str | None, str]:
 
 
 def _category(listing: Listing) -> str:
-    if listing.instrument.kind is Kind.SPOT:
-        return "spot"
+    if listing.instrument.kind in CATEGORIES:
+        return CATEGORIES[listing.instrument.kind]
     return "inverse" if listing.instrument.inverse else "linear"
 
 

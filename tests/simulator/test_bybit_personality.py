@@ -31,6 +31,7 @@ from openoutcry.simulator.tape import Bar
 from openoutcry.simulator.world import World
 from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
 from openoutcry.venues.bybit import Bybit, BybitSpot
+from openoutcry.venues.bybit_options import BybitOptions
 from openoutcry.venues.venue import (
     Alive,
     Answer,
@@ -60,9 +61,9 @@ class Client:
 
     def __init__(self, now_ns: int = NOW_NS, **options: Any) -> None:
         self.clock = ManualClock(now_ns)
-        self.simulator = Simulator(7, self.clock, ["bybit", "bybit_spot"], **options)
+        self.venues: dict[str, Bybit | BybitOptions] = {v.name: v for v in (Bybit(), BybitSpot(), BybitOptions())}
+        self.simulator = Simulator(7, self.clock, self.venues, **options)
         self.world, self.faults = self.simulator.world, self.simulator.faults
-        self.venues: dict[str, Bybit] = {"bybit": Bybit(), "bybit_spot": BybitSpot()}
         self.http = HttpClient()
         self.opened: list[Socket] = []
 
@@ -157,6 +158,13 @@ async def client() -> AsyncIterator[Client]:
         yield client
 
 
+@pytest.fixture
+async def options() -> AsyncIterator[Client]:
+    async with _playing(limits=False, activity=20.0) as client:
+        await client.learn("bybit_options")
+        yield client
+
+
 def _told(trade: Trade) -> tuple[Any, ...]:
     size = trade.size if trade.contracts is None else trade.contracts
     return (trade.event_ns, trade.id, trade.side, trade.price, size)
@@ -166,7 +174,7 @@ def _only(told: Sequence[Event | Signal], start_ns: int, end_ns: int) -> list[Tr
     return [e for e in told if isinstance(e, Trade) and start_ns <= e.event_ns < end_ns]
 
 
-@pytest.mark.parametrize("venue", ["bybit", "bybit_spot"])
+@pytest.mark.parametrize("venue", ["bybit", "bybit_spot", "bybit_options"])
 async def test_the_listing_is_that_of_the_world(client: Client, venue: str) -> None:
     listing = {i.symbol: i for i in await client.learn(venue)}
     truth = {a.instrument.symbol: a.instrument for a in client.world.listings(venue)}
@@ -177,7 +185,9 @@ async def test_the_listing_is_that_of_the_world(client: Client, venue: str) -> N
         assert (told.tick_size, told.lot_size) == (true.tick_size, true.lot_size)
         assert (told.contract_size, told.inverse) == (true.contract_size, true.inverse)
         # Spot does not tell since when.
-        assert told.listed_ns == (true.listed_ns if venue == "bybit" else None)
+        assert (told.listed_ns, told.expires_ns) == (
+            (None, None) if venue == "bybit_spot" else (true.listed_ns, true.expires_ns)
+        )
 
 
 async def test_the_listing_has_pages_where_a_client_asks_for_short_ones(client: Client) -> None:
@@ -547,3 +557,93 @@ async def test_too_many_requests_are_a_ban_for_all_markets_of_the_address() -> N
         await client.clock.advance(6.0)
         with pytest.raises(RateLimited):
             await client.ask(Ask(query=Query.TIME))
+
+
+# Options
+
+
+async def test_one_topic_tells_the_trades_of_all_options_on_a_coin(options: Client) -> None:
+    listed = [a for a in options.world.listings("bybit_options") if a.instrument.coin == "BTC"]
+    socket, frames = await options.subscribe(listed[0].name, Feed.TRADES)
+    assert await options.hear(socket, frames, "bybit_options") == [Subscribed(("publicTrade.BTC",))]
+    await options.clock.advance(60.0)
+    told = await options.hear(socket, frames, "bybit_options")
+    end_ns = NOW_NS + 59 * NS
+    for listing in listed:
+        heard = [_told(e) for e in _only(told, NOW_NS, end_ns) if e.instrument == listing.name]
+        assert heard == options.true_trades(listing.name, NOW_NS, end_ns)
+        assert len(heard) > 20
+    assert {e.why for e in told if isinstance(e, Skipped)} == {"block"}
+    assert {e.instrument for e in told if isinstance(e, Trade)} == {a.name for a in listed}
+
+
+async def test_the_option_socket_has_words_of_its_own(options: Client) -> None:
+    options.faults.set("bybit_options", refuse_subscriptions=frozenset({"publicTrade.ETH"}))
+    socket = await options.open("bybit_options", "option")
+    frames = aiter(socket)
+    symbol = options.world.listings("bybit_options")[0].instrument.symbol
+    silent = [f"kline.1.{symbol}", f"orderbook.1.{symbol}"]
+    wanted = ["publicTrade.BTC", "publicTrade.ETH", "publicTrade.NOPE", f"publicTrade.{symbol}", *silent]
+    await socket.send(json.dumps({"op": "subscribe", "args": wanted}).encode())
+    said = json.loads(await anext(frames))
+    assert said.keys() == {"success", "conn_id", "data", "type"}
+    assert said["data"] == {"failTopics": wanted[1:4], "successTopics": [wanted[0], *silent]}
+    told = options.venues["bybit_options"].decode(json.dumps(said).encode(), 1)
+    assert [e.name for e in told if isinstance(e, Refused)] == wanted[1:4]
+    await socket.send(b'{"op":"ping"}')
+    assert json.loads(await anext(frames)) == {"args": [str(NOW_NS // MS)], "op": "pong"}
+    await options.clock.advance(20.0)
+    await socket.send(b'{"op":"ping"}')
+    several = 0
+    while b"pong" not in (frame := await anext(frames)):
+        message = json.loads(frame)
+        assert message["topic"] == "publicTrade.BTC"
+        assert message["id"].startswith("publicTrade.BTC-")
+        several += len({row["s"] for row in message["data"]}) > 1
+    assert several > 5
+
+
+async def test_the_interest_of_all_options_on_a_coin_is_one_answer(options: Client) -> None:
+    for coin, usual in (("BTC", 64_000), ("ETH", 3_400)):
+        told = await options.ask(Ask(query=Query.OPTION_INTEREST, symbol=coin), "bybit_options")
+        listed = [a for a in options.world.listings("bybit_options") if a.instrument.coin == coin]
+        assert len(told) == len(listed) == 12
+        for listing, event in zip(listed, told, strict=True):
+            assert isinstance(event, OpenInterest)
+            lots = options.world.open_interest(listing.name, NOW_NS)
+            assert event.instrument == listing.name
+            assert event.size == options.world.speller(listing.name).size_decimal(lots)
+            assert event.price is not None
+            moved = options.world.index(listing.name, NOW_NS) / Decimal(listing.price)
+            assert abs(moved * usual / event.price - 1) < Decimal("0.0001")
+    refused = await options.get("bybit_options", "/v5/market/tickers", ("category", "option"))
+    assert json.loads(refused.body)["retCode"] == 10001
+
+
+async def test_tickers_of_options_tell_their_last_day(options: Client) -> None:
+    told = {
+        e.instrument: e for e in await options.ask(Ask(query=Query.TICKERS), "bybit_options") if isinstance(e, Ticker)
+    }
+    assert told.keys() == {a.name for a in options.world.listings("bybit_options")}
+    for name, ticker in told.items():
+        bar = options.world.window(name, NOW_NS - DAY_NS, NOW_NS)
+        assert bar is not None
+        speller = options.world.speller(name)
+        prices = (bar.open, bar.high, bar.low, bar.close)
+        assert (ticker.open, ticker.high, ticker.low, ticker.close) == tuple(map(speller.price_decimal, prices))
+        assert ticker.volume == speller.size_decimal(bar.lots)
+
+
+async def test_recent_trades_of_an_option_are_those_of_the_world(options: Client) -> None:
+    name = options.world.listings("bybit_options")[3].name
+    start_ns = NOW_NS - 5 * MINUTE_NS
+    ask = Ask(query=Query.TRADES, symbol=name.partition(":")[2], start_ns=start_ns, end_ns=NOW_NS)
+    (page,) = await options.pages(ask, "bybit_options")
+    told = [_told(e) for e in page.events if isinstance(e, Trade)]
+    assert told == options.true_trades(name, start_ns, NOW_NS)
+    assert (page.start_ns, page.end_ns, len(told) > 20) == (start_ns, NOW_NS, True)
+    unknown = Ask(query=Query.TRADES, symbol="BTC-25JUN27-1-C-USDT", newest=True)
+    with pytest.raises(UnknownInstrument):
+        await options.ask(unknown, "bybit_options")
+    bars = await options.get("bybit_options", "/v5/market/kline", ("category", "option"), ("interval", "1"))
+    assert bars.status == 404
