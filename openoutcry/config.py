@@ -231,6 +231,7 @@ def _venues() -> dict[str, VenueConfig]:
         "binance": VenueConfig(instruments=tether),
         "binance_futures": VenueConfig(instruments=tether),
         "binance_delivery": VenueConfig(instruments=("BTCUSD_PERP", "ETHUSD_PERP")),
+        "binance_options": VenueConfig(underlyings=("BTC", "ETH")),
         "bybit": VenueConfig(instruments=(*tether, "BTCUSD")),
         "bybit_spot": VenueConfig(instruments=tether[:5]),
         "bybit_options": VenueConfig(underlyings=("BTC", "ETH")),

@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 
 from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
+from openoutcry.simulator.binance_options import BinanceOptions
 from openoutcry.simulator.bybit import Bybit, BybitOptions, BybitSpot
 from openoutcry.simulator.cme import Cme
 from openoutcry.simulator.coinbase import Coinbase
@@ -19,6 +20,7 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "binance": BinanceSpot,
     "binance_futures": BinanceFutures,
     "binance_delivery": BinanceDelivery,
+    "binance_options": BinanceOptions,
     "bybit": Bybit,
     "bybit_spot": BybitSpot,
     "bybit_options": BybitOptions,

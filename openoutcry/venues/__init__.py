@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from openoutcry.venues.binance import BinanceSpot
 from openoutcry.venues.binance_delivery import BinanceDelivery
 from openoutcry.venues.binance_futures import BinanceFutures
+from openoutcry.venues.binance_options import BinanceOptions
 from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.bybit_options import BybitOptions
 from openoutcry.venues.coinbase import Coinbase
@@ -18,6 +19,7 @@ VENUES: Mapping[str, Callable[[], Venue]] = {
     "binance": BinanceSpot,
     "binance_futures": BinanceFutures,
     "binance_delivery": BinanceDelivery,
+    "binance_options": BinanceOptions,
     "bybit": Bybit,
     "bybit_spot": BybitSpot,
     "bybit_options": BybitOptions,
