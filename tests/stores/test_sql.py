@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from openoutcry.errors import Unavailable
-from openoutcry.events import NS, Candle, Side
+from openoutcry.events import NS, Candle, InterestBar, Side
 from openoutcry.market.series import Batch, Of, SeriesKey, Span, State
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 
@@ -26,7 +26,7 @@ WRITE = """
 import sys
 from decimal import Decimal
 from pathlib import Path
-from openoutcry.events import NS, Candle, Side
+from openoutcry.events import NS, Candle, InterestBar, Side
 from openoutcry.market.series import Batch, Of, SeriesKey, Span, State
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 store = SqlSeries(sqlite_url(Path(sys.argv[1])))
@@ -135,6 +135,30 @@ def test_data_of_a_newer_version_is_refused_and_left_alone(store: SqlSeries, fil
         other.execute("UPDATE schema_version SET version = 99")
     with pytest.raises(Unavailable, match="written by a newer openoutcry"):
         SqlSeries(sqlite_url(file))
+
+
+def test_data_of_the_first_version_is_read_and_written_on(file: Path) -> None:
+    """As version 1 left it: without the columns and the table that came later, and with rows in the old ones."""
+    key = SeriesKey("x:A", Of.INTEREST_BARS, 60)
+    store = SqlSeries(sqlite_url(file))
+    four = (Decimal(1), Decimal(2), Decimal(1), Decimal(2))
+    old = InterestBar("x:A", 60, 0, *four, None, True, 5)
+    store.write(Batch({key: [old]}))
+    store.close()
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        for table, names in (("interest_bars", ("value", "price")), ("funding_bars", ("predicted",))):
+            for name in names:
+                for which in ("open", "high", "low", "close"):
+                    other.execute(f"ALTER TABLE {table} DROP COLUMN {name}_{which}")
+        other.execute("ALTER TABLE interest DROP COLUMN price")
+        other.execute("DROP TABLE levels_bars")
+        other.execute("UPDATE schema_version SET version = 1")
+    store = SqlSeries(sqlite_url(file))
+    four = (Decimal(1), Decimal(2), Decimal(1), Decimal(2))
+    new = InterestBar("x:A", 60, 60 * NS, *four, None, True, 5, four, four)
+    store.write(Batch({key: [new]}))
+    assert store.read(key) == [old, new]
+    store.close()
 
 
 def test_a_database_that_does_not_answer_is_unavailable() -> None:
