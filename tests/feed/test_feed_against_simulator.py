@@ -27,6 +27,9 @@ MISCHIEF = {"gap": 0.1, "duplicate": 0.1, "disorder": 0.05, "garbage": 0.1}
 NOTICEABLE = {"duplicate": 0.2, "garbage": 0.1}
 # Venues that serve their newest trades only are played quietly enough for those to reach back to the minute's opening.
 BUSY, QUIET = 8.0, 0.3
+# An option trades once in a quarter of a minute; and what it is called depends on the day.
+LIVELY = 60.0
+FIRST_OPTION = ""
 
 Sums = dict[tuple[int, Side, Decimal], Decimal]
 
@@ -126,6 +129,8 @@ async def play() -> AsyncIterator[Play]:
         ("okx", "BTC-USDT-SWAP", MISCHIEF, BUSY),
         ("bybit", "BTCUSDT", NOTICEABLE, QUIET),
         ("hyperliquid", "BTC", NOTICEABLE, QUIET),
+        ("okx_options", FIRST_OPTION, MISCHIEF, LIVELY),
+        ("bybit_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("coinbase", "BTC-USD", MISCHIEF, BUSY),
     ],
 )
@@ -133,6 +138,7 @@ async def test_after_cuts_gaps_and_garbage_the_trades_on_the_bus_are_the_worlds(
     play: Play, venue: str, symbol: str, mischief: dict[str, float], activity: float
 ) -> None:
     game = await play(venue, activity)
+    symbol = symbol or game.simulator.world.listings(venue)[0].instrument.symbol
     begin_ns = await game.follow(symbol)
     game.simulator.faults.set(venue, **mischief)
     await asyncio.sleep(1.5)
