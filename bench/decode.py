@@ -204,6 +204,28 @@ def _hyperliquid_trade(frame: Any) -> Trade:
     return Trade(row.symbol, row.at, NOW_NS, row.id, row.id, _BUY if row.side == "B" else _SELL, row.price, row.size)
 
 
+def _kraken_futures(number: type[Any]) -> type[Any]:
+    # Its numbers are not in quotes: what is cheapest is not text but float.
+    number = float if number is str else number
+
+    class Frame(msgspec.Struct, frozen=True, gc=False):
+        symbol: str = field(name="product_id")
+        id: str = field(name="uid")
+        side: str
+        type: str
+        seq: int
+        at: int = field(name="time")
+        size: number = field(name="qty")  # type: ignore[valid-type]
+        price: number  # type: ignore[valid-type]
+
+    return Frame
+
+
+def _kraken_futures_trade(row: Any) -> Trade:
+    side = _SELL if row.side == "sell" else _BUY
+    return Trade(row.symbol, row.at, NOW_NS, row.id, row.seq, side, row.price, row.size)
+
+
 SAMPLES = (
     Sample(
         "binance",
@@ -253,6 +275,14 @@ SAMPLES = (
         b'"hash":"0x7e60bb8c4d5b3a8f04130419","tid":293353986402527,"users":["0x1","0x2"]}]}',
         _hyperliquid,
         _hyperliquid_trade,
+    ),
+    Sample(
+        "kraken_futures",
+        "PF_XBTUSD",
+        b'{"product_id":"PF_XBTUSD","feed":"trade","uid":"8a2be12f-7a3f-4f8f-a111-d1b5200ab1d0","side":"sell",'
+        b'"type":"fill","time":1760000000101,"qty":0.0002,"price":43000.0,"seq":421135}',
+        _kraken_futures,
+        _kraken_futures_trade,
     ),
 )
 

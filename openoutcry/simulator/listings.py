@@ -338,7 +338,8 @@ def _binance_options(today_ns: int, origin_ns: int) -> Iterable[Listing]:
                     symbol = f"{coin}-{date_of(expires_ns)}-{round(price * moneyness)}-{side}"
                     yield _listing(
                         today_ns, origin_ns, "binance_options", symbol, coin, tick, "0.01", kind=Kind.OPTION, share=0.01,
-                        contract="1", price=price * premium * worth, order=2_000.0, expires_ns=expires_ns, reserve_bits=BOOKED_BITS,
+                        contract="1", price=price * premium * worth, order=2_000.0, expires_ns=expires_ns,
+                        reserve_bits=BOOKED_BITS,
                     )  # fmt: skip
 
 

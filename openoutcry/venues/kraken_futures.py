@@ -38,12 +38,11 @@ from typing import Any
 import msgspec
 
 from openoutcry import errors
-from openoutcry.events import Event, FundingRate, Liquidation, MarkPrice, Quote, Trade
+from openoutcry.events import Event, FundingRate, Liquidation, MarkPrice, Quote, Side, Trade
 from openoutcry.venues.bounds import MS, NUMBER_MAX, ZERO, Number, TimeMs
 from openoutcry.venues.kraken_futures_history import WEIGHTS, KrakenFuturesHistory
 from openoutcry.venues.kraken_futures_wire import (
     ON_BOOK,
-    SIDES,
     Meaning,
     OrderSide,
     Symbol,
@@ -68,6 +67,7 @@ from openoutcry.venues.venue import (
 STREAMS_MAX = 500
 PRODUCTS_PER_SUBSCRIBE = 100
 REASON_CHARS_MAX = 200
+_BUY, _SELL = Side.BUY, Side.SELL
 _TRADED = frozenset({Feed.TRADES, Feed.LIQUIDATIONS})
 _TICKED = frozenset({Feed.QUOTES, Feed.OPEN_INTEREST, Feed.FUNDING, Feed.MARK_PRICE})
 # Small contracts trade a few times a day, so trades are never called silent: heartbeats tell a dead connection.
@@ -147,7 +147,6 @@ class KrakenFutures(KrakenFuturesHistory):
     def __init__(self) -> None:
         super().__init__()
         self._says: dict[type[Any], Callable[[Any, int], _Said]] = {
-            _Trade: self._trade,
             _Snapshot: self._snapshot,
             _Ticker: self._ticker,
             _Beat: _alive,
@@ -188,6 +187,8 @@ class KrakenFutures(KrakenFuturesHistory):
         """What one frame says. Raises Unreadable."""
         try:
             data = _frame(frame)
+            if type(data) is _Trade:
+                return self._trade(data, received_ns)
             return self._says[type(data)](data, received_ns)
         except msgspec.ValidationError as e:
             return _uncommon(frame, e)
@@ -200,11 +201,12 @@ class KrakenFutures(KrakenFuturesHistory):
             return (Skipped("unknown_instrument", row.symbol),)
         if row.type not in ON_BOOK:
             return (Skipped("non_market", row.symbol),)
-        price, count, event_ns, side = row.price, row.count, row.time_ms * MS, SIDES[row.side]
+        price, count, event_ns, name = row.price, row.count, row.time_ms * MS, meaning.name
         if not (ZERO < price < NUMBER_MAX and ZERO < count < NUMBER_MAX):
             raise ValueError("price or size out of range")
-        size, value, contracts = size_of(meaning, count, price)
-        name = meaning.name
+        side, size, value, contracts = _SELL if row.side == "sell" else _BUY, count, None, None
+        if meaning.contract_size is not None:
+            size, value, contracts = size_of(meaning, count, price)
         trade = Trade(name, event_ns, received_ns, row.id, row.seq, side, price, size, 1, value, contracts)
         if row.type == "fill":
             return (trade,)

@@ -129,6 +129,7 @@ async def play() -> AsyncIterator[Play]:
         ("okx", "BTC-USDT-SWAP", MISCHIEF, BUSY),
         ("bybit", "BTCUSDT", NOTICEABLE, QUIET),
         ("hyperliquid", "BTC", NOTICEABLE, QUIET),
+        ("kraken_futures", "PI_XBTUSD", NOTICEABLE, BUSY),
         ("okx_options", FIRST_OPTION, MISCHIEF, LIVELY),
         ("bybit_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("coinbase", "BTC-USD", MISCHIEF, BUSY),
@@ -150,9 +151,10 @@ async def test_after_cuts_gaps_and_garbage_the_trades_on_the_bus_are_the_worlds(
     await asyncio.sleep(0.5)
     await game.until_whole(symbol)
     game.holds_the_truth(symbol, begin_ns, end_ns)
-    gaps = {e for e in game.heard if isinstance(e, Gap)}
+    # Where liquidations come with the trades, their own gaps are said too: past ones are told nowhere.
+    gaps = {e for e in game.heard if isinstance(e, Gap) and e.of == Feed.TRADES}
     assert {e.gap for e in game.heard if isinstance(e, Mended)} == gaps
-    assert not [e for e in game.heard if isinstance(e, Abandoned)]
+    assert not [e for e in game.heard if isinstance(e, Abandoned) and e.gap in gaps]
     assert {"start", "cut"} <= {gap.reason for gap in gaps}
     if "gap" in mischief:
         assert "missed ids" in {gap.reason for gap in gaps}
