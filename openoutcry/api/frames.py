@@ -17,6 +17,7 @@ from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
+from websockets.protocol import State
 
 WRITER = "openoutcry.writer"
 # What the kernel keeps for a client that does not read; it doubles the number. More would only hide that it is slow.
@@ -137,12 +138,13 @@ class Framed(WebSocketsSansIOProtocol):
     def handle_ping(self) -> None:
         if self.pinged is not None:
             self.pinged()
-        pong = b"".join(self.conn.data_to_send())
-        if self.choked:
+        # Of all pings that came at once, so that there are none for those after the first.
+        pongs = self.conn.data_to_send()
+        if self.choked and self.conn.state is State.OPEN:
             # A client that pings and does not read is owed the last pong alone (RFC 6455, 5.5.3).
-            self._pong = pong
+            self._pong = pongs[-1] if pongs else self._pong
         else:
-            self.transport.write(pong)
+            self.transport.write(b"".join(pongs))
 
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)

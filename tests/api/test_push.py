@@ -24,6 +24,7 @@ class Pipe:
     def __init__(self) -> None:
         self.choked = False
         self.relieved: Any = None
+        self.pinged: Any = None
         self.waiting = 0
         self.written: list[bytes] = []
         self.finished: tuple[int, str] | None = None

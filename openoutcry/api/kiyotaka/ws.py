@@ -41,8 +41,11 @@ CLIENT_FRAMES_BURST = 50
 BATCH_ANSWER_BYTES_MAX = 16 * 1024 * 1024
 # Beyond it nothing more is made for a client until it has read most of it; one message or answer may go past it.
 WAITING_BYTES_MAX = 32 * 1024
-# Points of one message: a quarter of the megabyte that some clients take by default.
-MESSAGE_ROWS_MAX = 1_000
+# Points of one message: some 150 kB, well below the megabyte that some clients take by default.
+MESSAGE_ROWS_MAX = 500
+# An answer above this is long; so much of them, for all clients together, waits to be read before others are refused.
+LONG_BYTES = 1024 * 1024
+LONG_WAITING_BYTES_MAX = 128 * 1024 * 1024
 # Of one key.
 CONNECTIONS_MAX = 10
 
@@ -89,6 +92,7 @@ class Sockets:
         self.doors, self.points, self.meta, self.shape = doors, points, meta, shape
         self._refuse = refuse
         self._open: Counter[str] = Counter()
+        self._long: dict[Writer, int] = {}
         self.calls = doors.telemetry.counter(
             "jsonrpc_calls", "Calls over WebSocket, by method and status", ("method", "status")
         )
@@ -131,6 +135,15 @@ class Sockets:
                 del self._open[record.id]
 
         return leave
+
+    def check_long(self, writer: Writer, size: int) -> None:
+        """Raises LimitExceeded where clients that do not read leave no room for so long an answer."""
+        if size <= LONG_BYTES:
+            return
+        self._long = {each: waiting for each in self._long if (waiting := each.buffered()) > LONG_BYTES}
+        if sum(self._long.values()) + size > LONG_WAITING_BYTES_MAX:
+            raise LimitExceeded("too many long answers wait for their clients: ask for less, or use StreamPoints", 5.0)
+        self._long[writer] = size
 
 
 class _Said(msgspec.Struct, frozen=True):
@@ -398,8 +411,10 @@ class _Connection:
             for part in parts
             if part.told.rows
         ]
+        result = shape.response(told)
+        self._sockets.check_long(self._writer, len(result))
         missing = missing_text(parts)
-        return _Said(shape.response(told), f"missing {missing}" if missing else "")
+        return _Said(result, f"missing {missing}" if missing else "")
 
     def _meta_call(self, method: str) -> Callable[[jsonrpc.Params], Awaitable[_Said]]:
         async def call(params: jsonrpc.Params) -> _Said:
