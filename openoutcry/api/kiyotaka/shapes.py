@@ -69,11 +69,15 @@ class Shape:
 
     def cut(self, piece: Piece, cut: Cut) -> bytes:
         """The points of a cut, with commas between them."""
-        kept = self._kept[piece.sort.number]
-        told = kept.get(cut.block)
-        if told is None:
-            told = kept[cut.block] = self._says.points(piece.sort, cut.block, piece.identity.coin)
-        return told.cut(cut.low, cut.high)
+        return self._told(piece, cut).cut(cut.low, cut.high)
+
+    def backwards(self, piece: Piece, cut: Cut) -> bytes:
+        """The points of a cut, newest first."""
+        told = self._told(piece, cut)
+        ends = told.ends[cut.low : cut.high].tolist()
+        starts = [int(told.ends[cut.low - 1]) + 1 if cut.low else 0, *(end + 1 for end in ends[:-1])]
+        data = told.data
+        return b",".join(data[start:end] for start, end in zip(reversed(starts), reversed(ends), strict=True))
 
     def row(self, piece: Piece, row: Row) -> bytes:
         """One point."""
@@ -96,6 +100,13 @@ class Shape:
     def meta(self, field: str, answer: contract.Message) -> bytes:
         """PointMetaResponse, which filled `field`."""
         return self._says.meta(field, answer)
+
+    def _told(self, piece: Piece, cut: Cut) -> Told:
+        kept = self._kept[piece.sort.number]
+        told = kept.get(cut.block)
+        if told is None:
+            told = kept[cut.block] = self._says.points(piece.sort, cut.block, piece.identity.coin)
+        return told
 
 
 class _Says(msgspec.Struct, frozen=True):
