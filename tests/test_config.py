@@ -56,7 +56,7 @@ def test_secrets_are_masked(tmp_path: Path) -> None:
         ('http = "8000"\n', "HOST:PORT"),
         ("[store]\nflush_s = -1\n", "store.flush_s"),
         ("not toml", "settings.toml"),
-        ("keys_pepper = \"too short\"\n", "keys_pepper: Value should have at least 32"),
+        ('keys_pepper = "too short"\n', "keys_pepper: Value should have at least 32"),
         ("[venues.mtgox]\non = true\n", "mtgox"),
     ],
 )
