@@ -101,6 +101,7 @@ class ToyVenue:
         self.learned: list[set[str]] = []
         self.resets: list[str] = []
         self.serves_ids = True
+        self.bundles = False  # one stream carries the trades of all symbols that begin alike
         self.unnamed_acks = False
 
     def learn(self, instruments: Iterable[Instrument]) -> None:
@@ -113,6 +114,9 @@ class ToyVenue:
         everything = ["*"] if feed is Feed.LIQUIDATIONS else []
         names = everything if symbols is None else list(symbols)
         silence_s = self.silence_s if feed is Feed.TRADES else None
+        if self.bundles:
+            heads = dict.fromkeys(name[0] for name in names)
+            return [Stream(f"{feed}@{head}*", "public", "*", frozenset({feed}), silence_s) for head in heads]
         return [Stream(f"{feed}@{s}", "public", s, frozenset({feed}), silence_s) for s in names]
 
     def url(self, address: str, endpoint: str, streams: Sequence[Stream]) -> str:
@@ -314,7 +318,7 @@ class World:
 
     def tell(self, symbol: str, row: tuple[int | str, int, int]) -> None:
         for socket in self.live:
-            if f"trades@{symbol}" in socket.names:
+            if {f"trades@{symbol}", f"trades@{symbol[0]}*"} & socket.names:
                 socket.say({"trade": [symbol, *row]})
 
     async def send(
@@ -342,7 +346,7 @@ class World:
     def _answer(self, path: str, said: dict[str, str]) -> dict[str, Any]:
         if path == "/instruments":
             return {"listed": self.listed}
-        if path == "/open_interest":
+        if path in {"/open_interest", "/option_interest"}:
             return {"interest": "5"}
         if path == "/predicted_funding":
             return {"predicted": True}

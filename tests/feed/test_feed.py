@@ -1,21 +1,24 @@
 """The front door: listings, polls, states, and a run over real sockets."""
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection, serve
 
 from openoutcry.bus import Bus
-from openoutcry.clock import SystemClock
-from openoutcry.errors import LimitExceeded, Unavailable, UnknownVenue
-from openoutcry.events import OpenInterest, PredictedFunding, Trade
+from openoutcry.clock import NS, SystemClock
+from openoutcry.errors import LimitExceeded, Unavailable, UnknownVenue, Unsupported
+from openoutcry.events import Gap, Mended, OpenInterest, PredictedFunding, Trade
 from openoutcry.feed import desk as desks
 from openoutcry.feed.desk import Access
 from openoutcry.feed.feed import Feed as TheFeed
+from openoutcry.feed.polls import PollTiming
 from openoutcry.market.outside import Outside
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response, SocketClient, TransportError
@@ -119,6 +122,96 @@ async def test_predicted_funding_comes_along_with_funding(rig: Any) -> None:
     await rig.run(130)
     assert len(rig.of(PredictedFunding, "None")) in {2, 3}
     release()
+
+
+async def test_losing_a_stream_of_many_instruments_leaves_those_of_another_whole(
+    make_rig: Any, make_venue: Any
+) -> None:
+    """All options on one coin come in one stream; a connection carries one here, so that one can be cut alone."""
+    venue = make_venue(streams_per_connection=1)
+    venue.bundles = True
+    rig = make_rig(venue)
+    rig.world.listed = [("A1", None), ("A2", None), ("A3", None), ("B1", None)]
+    await rig.feed.start()
+    releases = {symbol: rig.follow(symbol) for symbol in ("A1", "A2", "B1")}
+    await rig.run(5)
+    assert sorted(name for socket in rig.world.live for name in socket.names) == ["trades@A*", "trades@B*"]
+    for symbol in ("A1", "A2", "A3", "B1"):
+        rig.world.trade(symbol)
+    await rig.run(1)
+    assert [rig.ids(symbol) for symbol in ("A1", "A2", "A3", "B1")] == [[1], [1], [], [1]]
+    (carrier,) = (socket for socket in rig.world.live if "trades@A*" in socket.names)
+    carrier.cut()
+    await rig.run()
+    reasons = {symbol: [gap.reason for gap in rig.of(Gap, symbol)] for symbol in ("A1", "A2", "A3", "B1")}
+    assert reasons == {"A1": ["start", "cut"], "A2": ["start", "cut"], "A3": [], "B1": ["start"]}
+    followed = {symbol: rig.feed.followed(f"toy:{symbol}", Feed.TRADES) for symbol in ("A1", "A2", "B1")}
+    assert followed == {"A1": False, "A2": False, "B1": True}
+    for symbol in ("A1", "A2", "B1"):
+        rig.world.trade(symbol)  # nobody carries those of A
+    await rig.run(30)
+    assert [rig.ids(symbol) for symbol in ("A1", "A2", "B1")] == [[1, 2]] * 3
+    assert {gap.gap.reason for symbol in ("A1", "A2") for gap in rig.of(Mended, symbol)} == {"start", "cut"}
+    assert len(rig.of(Mended, "B1")) == 1
+    releases["A1"]()
+    await rig.run(5)
+    rig.world.trade("A1")
+    rig.world.trade("A2")
+    await rig.run(1)
+    assert (rig.ids("A1"), rig.ids("A2")) == ([1, 2], [1, 2, 3])
+
+
+async def test_what_no_stream_tells_is_asked_for_in_turn_while_somebody_wants_it(rig: Any) -> None:
+    releases = [rig.feed.follow_asked("toy", Query.OPTION_INTEREST, coin) for coin in ("BTC", "ETH", "BTC")]
+    await rig.run(590)
+    asked = [(at_ns, said["symbol"]) for at_ns, path, said in rig.world.asked if path == "/option_interest"]
+    coins = [coin for _, coin in asked]
+    assert coins == ["BTC", "ETH"] * 10
+    assert {round((b - a) / NS) for (a, _), (b, _) in itertools.pairwise(asked)} == {30}
+    assert len(rig.of(OpenInterest, "BTC")) == coins.count("BTC")
+    releases[0]()
+    releases[0]()  # letting go twice is letting go once
+    await rig.run(120)
+    again = [said["symbol"] for _, path, said in rig.world.asked[len(asked) :] if path == "/option_interest"]
+    assert {"BTC", "ETH"} == set(again)
+    for release in releases:
+        release()
+    await rig.run(60)
+    before = len(rig.world.asked)
+    await rig.run(200)
+    assert [path for _, path, _ in rig.world.asked[before:] if path == "/option_interest"] == []
+
+
+async def test_a_venue_that_cannot_be_asked_says_so(make_rig: Any, make_venue: Any) -> None:
+    venue = make_venue()
+    venue.queries -= {Query.OPTION_INTEREST}
+    rig = make_rig(venue)
+    with pytest.raises(Unsupported, match="toy cannot be asked for option interest"):
+        rig.feed.follow_asked("toy", Query.OPTION_INTEREST, "BTC")
+    with pytest.raises(UnknownVenue):
+        rig.feed.follow_asked("nowhere", Query.OPTION_INTEREST, "BTC")
+    # Candles are asked for, but not in turn.
+    with pytest.raises(Unsupported):
+        rig.feed.follow_asked("toy", Query.CANDLES, "BTC")
+
+
+async def test_a_question_that_fails_again_and_again_is_told_once_a_minute(make_rig: Any) -> None:
+    rig = make_rig(polls=PollTiming(option_interest_s=4.0))
+    await rig.feed.start()
+    rig.world.script_for["/option_interest"] = lambda said: (
+        Response(200, {}, b"?") if said["symbol"] == "BTC" else Response(200, {}, b'{"interest": "7"}')
+    )
+    rig.feed.follow_asked("toy", Query.OPTION_INTEREST, "BTC")
+    rig.feed.follow_asked("toy", Query.OPTION_INTEREST, "ETH")
+    with capture_logs() as told:
+        await rig.run(150)
+    failed = [line for line in told if line["event"] == "poll failed"]
+    assert [(line["query"], line["symbol"]) for line in failed] == [("option_interest", "BTC")] * 3
+    assert "cannot be read" in failed[0]["reason"]
+    asked = [said["symbol"] for _, path, said in rig.world.asked if path == "/option_interest"]
+    assert asked.count("BTC") >= 30
+    assert len(rig.of(OpenInterest, "ETH")) == asked.count("ETH") >= 30
+    assert rig.of(OpenInterest, "BTC") == []
 
 
 async def test_no_more_instruments_are_followed_than_the_limit(make_rig: Any, make_venue: Any) -> None:
