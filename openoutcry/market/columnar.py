@@ -144,9 +144,18 @@ class Columnar:
         return None if cuts is None else Told(cuts, tail, missing)
 
     async def between(
-        self, instrument: Instrument, key: SeriesKey, start_ns: int, end_ns: int, *, rows_max: int | None = None
+        self,
+        instrument: Instrument,
+        key: SeriesKey,
+        start_ns: int,
+        end_ns: int,
+        *,
+        rows_max: int | None = None,
+        trades: bool = True,
     ) -> Told:
         """All of [start_ns, end_ns): candles that nobody has are asked of the venue, within its limits.
+
+        `trades` False: not those of one side, which cost a venue many pages of trades.
 
         With `rows_max` it stops soon after so many: more rows than that say that there are too many. A venue that does
         not answer leaves the stretch missing. Raises Unavailable where the store cannot be read.
@@ -156,7 +165,7 @@ class Columnar:
             return told
         tail: Sequence[Row] = self._tail(key, start_ns, end_ns)
         if key.of is Of.CANDLES:
-            tail = await self._asked(instrument, key, start_ns, end_ns)
+            tail = await self._asked(instrument, key, start_ns, end_ns, trades=trades)
         now_open_ns = open_of(self._clock.now_ns(), key.interval_s)
         stop_ns = time_of(tail[0]) if tail else max(min(end_ns, now_open_ns), start_ns)
         cuts = await self._blocks.read(key, start_ns, stop_ns, rows_max=rows_max)
@@ -167,18 +176,19 @@ class Columnar:
         return Told(cuts, tail, self._book.of(key).absent(start_ns, stop_ns))
 
     async def trades(
-        self, instrument: Instrument, start_ns: int, end_ns: int, *, rows_max: int
+        self, instrument: Instrument, start_ns: int, end_ns: int, *, rows_max: int, ask: bool = True
     ) -> tuple[Columns, Told]:
         """Raw trades of [start_ns, end_ns), the first `rows_max`, and what of them is missing (in a Told without rows).
 
-        The venue is asked for what is missing of a stretch that is short enough.
+        With `ask` the venue is asked for what is missing of a stretch that is short enough.
         """
         key = SeriesKey(instrument.name, Of.TRADES)
         end_ns = min(end_ns, self._clock.now_ns() + 1)
         if start_ns >= end_ns:
             return columns_of(Of.TRADES, ()), Told(())
         now_ns = self._clock.now_ns()
-        if not self._sure.whole_to(key, start_ns, min(end_ns, now_ns), now_ns) and self._asks_trades(instrument):
+        whole = self._sure.whole_to(key, start_ns, min(end_ns, now_ns), now_ns)
+        if ask and not whole and self._asks_trades(instrument):
             lacking = self._book.of(key).missing(start_ns, end_ns)
             if lacking and lacking[-1][1] - lacking[0][0] <= self._trades_asked_ns:
                 try:
@@ -198,12 +208,15 @@ class Columnar:
     def _tail(self, key: SeriesKey, start_ns: int, end_ns: int) -> list[Row]:
         return [row for row in self._pulse.growing(key) if start_ns <= time_of(row) < end_ns]
 
-    async def _asked(self, instrument: Instrument, key: SeriesKey, start_ns: int, end_ns: int) -> list[Row]:
+    async def _asked(
+        self, instrument: Instrument, key: SeriesKey, start_ns: int, end_ns: int, *, trades: bool
+    ) -> list[Row]:
         """Have all candles of the stretch in the store, as far as anybody has them; gives those that may still change."""
         now_ns = self._clock.now_ns()
         settled_ns = max(min(end_ns, open_of(now_ns - self._settle_ns, key.interval_s)), start_ns)
         if key.side is not Side.BOTH:
-            await self._made_of_trades(instrument, key, start_ns, settled_ns)
+            if trades:
+                await self._made_of_trades(instrument, key, start_ns, settled_ns)
             return self._tail(key, start_ns, end_ns)
         many = max(1, -(-(min(end_ns, now_ns + 1) - start_ns) // (key.interval_s * NS)))
         try:

@@ -172,6 +172,20 @@ async def test_candles_of_a_side_are_made_of_the_venues_trades(file_box: Any) ->
     assert len([each for each in box.outside.asks if each.query is Query.TRADES]) == 1
 
 
+async def test_who_asks_for_much_does_not_have_trades_fetched_for_it(box: Any) -> None:
+    box.outside.extra[Query.TRADES] = trades_of_venue
+    end_ns = open_of(box.clock.now_ns(), 60) - MINUTE_NS
+    told = await box.market.columnar.between(box.btc, BUYS, end_ns - 5 * MINUTE_NS, end_ns, trades=False)
+    assert flat(told) == []
+    _, missing = await box.market.columnar.trades(
+        box.btc, end_ns - 5 * MINUTE_NS, end_ns, rows_max=9, ask=False
+    )  # fmt: skip
+    assert list(told.missing) == list(missing.missing) == [(end_ns - 5 * MINUTE_NS, end_ns)]
+    assert box.outside.asks == []
+    found, _ = await box.market.columnar.trades(box.btc, end_ns - MINUTE_NS, end_ns, rows_max=9)
+    assert len(found) == 6
+
+
 async def test_sides_that_nobody_can_tell_are_missing_and_say_so(box: Any) -> None:
     end_ns = open_of(box.clock.now_ns(), 60) - MINUTE_NS
     told = await ask(box, end_ns - 5 * MINUTE_NS, end_ns, BUYS)

@@ -98,12 +98,12 @@ class Catalogue:
                 identity = names.identity(sort, instrument, exchange, interval_s, side)
                 # Raw trades of both sides lie in one series of ours.
                 key = SeriesKey(instrument.name, sort.of, interval_s, side if sort.interval else Side.BOTH)
-                yield Piece(sort, instrument, key, identity, encode.identifier(identity))
+                yield Piece(sort, instrument, key, identity, encode.identifier(identity), asked.where.outright)
 
     async def _listed(self, where: Filter) -> dict[str, tuple[Instrument, Sequence[int]]]:
         """What a question names outright, whether anything of it is stored or not."""
         found: dict[str, tuple[Instrument, Sequence[int]]] = {}
-        if not where.exchanges or not (where.raw_symbols or where.normalized_symbols):
+        if not where.outright:
             return found
         for venue, kinds in self._exchanges.items():
             numbers = {contract.EXCHANGES[name.value] for many in kinds.values() for name in many}

@@ -103,8 +103,9 @@ def identity(sort: Sort, instrument: Instrument, exchange: int, interval_s: int,
 
 
 def normalized(instrument: Instrument) -> str:
-    """BASE-QUOTE."""
-    return f"{instrument.coin}-{instrument.quote}".upper()
+    """BASE-QUOTE. Where a premium is paid in the coin itself, the quote is that of the strike."""
+    quote = "USD" if instrument.quote == instrument.coin else instrument.quote
+    return f"{instrument.coin}-{quote}".upper()
 
 
 def exchange_numbers(

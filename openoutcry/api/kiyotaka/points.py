@@ -210,10 +210,15 @@ class Points:
         if start_ns >= end_ns:
             return Told(())
         if piece.sort.interval:
-            return await self._market.columnar.between(piece.instrument, piece.key, start_ns, end_ns, rows_max=rows_max)
+            return await self._market.columnar.between(
+                piece.instrument, piece.key, start_ns, end_ns, rows_max=rows_max, trades=piece.outright
+            )
         columns, told = await self._market.columnar.trades(
-            piece.instrument, start_ns, end_ns, rows_max=rows_max * 2 + 1
+            piece.instrument, start_ns, end_ns, rows_max=rows_max * 2 + 1, ask=piece.outright
         )
+        if len(columns) > rows_max * 2:
+            # Both sides lie together: what was cut off may be of this one.
+            raise _too_many()
         mine = _of_side(columns, piece)
         return Told([Cut(mine, 0, len(mine))] if len(mine) else (), (), told.missing)
 
@@ -293,14 +298,14 @@ class Points:
         at_ns = self._clipped(piece, start_ns, self._clock.now_ns())[0]
         while at_ns < (stop_ns := self._stop(end_ns)):
             to_ns = min(at_ns + span_ns, stop_ns)
-            yield await self._market.columnar.between(piece.instrument, piece.key, at_ns, to_ns)
+            yield await self._market.columnar.between(piece.instrument, piece.key, at_ns, to_ns, trades=piece.outright)
             at_ns = to_ns
 
     async def _trades(self, piece: Piece, start_ns: int, end_ns: int | None, rows_max: int) -> AsyncIterator[Told]:
         at_ns = self._clipped(piece, start_ns, self._clock.now_ns())[0]
         columnar = self._market.columnar
         while at_ns < (stop_ns := self._stop(end_ns)):
-            columns, _ = await columnar.trades(piece.instrument, at_ns, stop_ns, rows_max=rows_max)
+            columns, _ = await columnar.trades(piece.instrument, at_ns, stop_ns, rows_max=rows_max, ask=piece.outright)
             next_ns = stop_ns
             if len(columns) == rows_max:
                 # More of the same moment may follow: it is read again with the next ones.

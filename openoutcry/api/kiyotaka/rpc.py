@@ -25,6 +25,8 @@ STALLED_S_MAX = 30.0
 # The same once its key was revoked.
 REVOKED_S_MAX = 0.5
 
+TOO_LONG = f"the answer took more than {QUERY_S_MAX:.0f} s: ask again, what was fetched meanwhile is kept"
+
 log = structlog.get_logger()
 
 _Context = Any
@@ -116,7 +118,7 @@ class Rpc:
                 await context.abort(status, e.text)
             except TimeoutError:
                 self._calls.labels(method, "DEADLINE_EXCEEDED").inc()
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"the answer took more than {QUERY_S_MAX:.0f} s")
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, TOO_LONG)
             except asyncio.CancelledError:
                 counters["CANCELLED"].inc()
                 raise

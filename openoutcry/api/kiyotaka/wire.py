@@ -31,6 +31,11 @@ class Filter(msgspec.Struct, frozen=True):
     raw_symbols: frozenset[str]
     normalized_symbols: frozenset[str]
 
+    @property
+    def outright(self) -> bool:
+        """Whether it names instruments, and not a part of all there is."""
+        return bool(self.exchanges) and bool(self.raw_symbols or self.normalized_symbols)
+
 
 class Question(msgspec.Struct, frozen=True):
     """PointRequest. `start_s` or `length_s` are None where they were not given; `side` None is both."""
