@@ -45,6 +45,7 @@ from openoutcry.market.monitor import Monitor
 from openoutcry.market.warm import Warm, last_trade
 from openoutcry.simulator.cme import PATH as CME_PATH
 from openoutcry.simulator.simulator import Addresses, Simulator
+from openoutcry.sources import interest_files
 from openoutcry.sources.coinmarketcap import CoinMarketCap
 from openoutcry.stores.folder import DataFolder
 from openoutcry.stores.keys import SqlKeys, pepper, private_file
@@ -274,7 +275,10 @@ class Server:
             ),
             telemetry=self.telemetry,
             catalogues=self._catalogues(),
-            exchanges={name: make().exchanges for name, make in VENUES.items()},
+            exchanges={
+                **{name: make().exchanges for name, make in VENUES.items()},
+                interest_files.VENUE: interest_files.EXCHANGES,
+            },
             trades_kept_s=config.store.trades_kept_s,
             points_shape=config.kiyotaka.shape,
             idle_s=config.kiyotaka.idle_s,
