@@ -132,6 +132,7 @@ async def play() -> AsyncIterator[Play]:
         ("kraken_futures", "PI_XBTUSD", NOTICEABLE, BUSY),
         ("okx_options", FIRST_OPTION, MISCHIEF, LIVELY),
         ("bybit_options", FIRST_OPTION, NOTICEABLE, LIVELY),
+        ("binance_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("coinbase", "BTC-USD", MISCHIEF, BUSY),
     ],
 )
