@@ -10,6 +10,7 @@ from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.bybit_options import BybitOptions
 from openoutcry.venues.coinbase import Coinbase
 from openoutcry.venues.hyperliquid import Hyperliquid
+from openoutcry.venues.kraken import Kraken
 from openoutcry.venues.kraken_futures import KrakenFutures
 from openoutcry.venues.okx import Okx
 from openoutcry.venues.okx_options import OkxOptions
@@ -28,4 +29,5 @@ VENUES: Mapping[str, Callable[[], Venue]] = {
     "hyperliquid": Hyperliquid,
     "kraken_futures": KrakenFutures,
     "coinbase": Coinbase,
+    "kraken": Kraken,
 }
