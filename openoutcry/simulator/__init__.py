@@ -13,6 +13,7 @@ from openoutcry.simulator.coinbase import Coinbase
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
+from openoutcry.simulator.kraken import Kraken
 from openoutcry.simulator.kraken_futures import KrakenFutures
 from openoutcry.simulator.okx import Okx, OkxOptions
 
@@ -29,6 +30,7 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "hyperliquid": Hyperliquid,
     "kraken_futures": KrakenFutures,
     "coinbase": Coinbase,
+    "kraken": Kraken,
     "coinmarketcap": CoinMarketCap,
     "cme": Cme,
 }

@@ -74,6 +74,7 @@ def standard(origin_ns: int) -> Sequence[Listing]:
         *_bybit_options(today_ns, origin_ns),
         *_kraken_futures(today_ns, origin_ns),
         *_coinbase(today_ns, origin_ns),
+        *_kraken(today_ns, origin_ns),
         *_binance_options(today_ns, origin_ns),
     ]
     return tuple(rows)
@@ -372,6 +373,17 @@ def _premiums(coin: str) -> Iterable[tuple[int, str, float]]:
     for moneyness, call, put in PREMIUMS:
         strike = round(COINS[coin].price * moneyness)
         yield from ((strike, "C", call), (strike, "P", put))
+
+
+def _kraken(today_ns: int, origin_ns: int) -> Iterable[Listing]:
+    for coin, tick, lot, share in (
+        ("BTC", "0.1", "0.000001", 0.2),
+        ("ETH", "0.01", "0.00001", 0.2),
+        ("SOL", "0.01", "0.001", 0.2),
+        ("DOGE", "0.0000001", "1", 0.02),
+    ):
+        symbol = f"{coin}/USD"
+        yield _listing(today_ns, origin_ns, "kraken", symbol, coin, tick, lot, kind=Kind.SPOT, quote="USD", share=share)
 
 
 def next_expiry_ns(origin_ns: int) -> int:

@@ -134,6 +134,7 @@ async def play() -> AsyncIterator[Play]:
         ("bybit_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("binance_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("coinbase", "BTC-USD", MISCHIEF, BUSY),
+        ("kraken", "BTC/USD", MISCHIEF, BUSY),
     ],
 )
 async def test_after_cuts_gaps_and_garbage_the_trades_on_the_bus_are_the_worlds(
