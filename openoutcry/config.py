@@ -240,6 +240,7 @@ def _venues() -> dict[str, VenueConfig]:
         "hyperliquid": VenueConfig(instruments=majors),
         "kraken_futures": VenueConfig(instruments=("PF_XBTUSD", "PF_ETHUSD", "PI_XBTUSD")),
         "coinbase": VenueConfig(instruments=("BTC-USD", "ETH-USD", "SOL-USD")),
+        "deribit": VenueConfig(instruments=("BTC-PERPETUAL", "ETH-PERPETUAL"), underlyings=("BTC", "ETH")),
         "kraken": VenueConfig(instruments=("BTC/USD", "ETH/USD", "SOL/USD")),
     }
 

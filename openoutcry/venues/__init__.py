@@ -9,6 +9,7 @@ from openoutcry.venues.binance_options import BinanceOptions
 from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.bybit_options import BybitOptions
 from openoutcry.venues.coinbase import Coinbase
+from openoutcry.venues.deribit import Deribit
 from openoutcry.venues.hyperliquid import Hyperliquid
 from openoutcry.venues.kraken import Kraken
 from openoutcry.venues.kraken_futures import KrakenFutures
@@ -30,4 +31,5 @@ VENUES: Mapping[str, Callable[[], Venue]] = {
     "kraken_futures": KrakenFutures,
     "coinbase": Coinbase,
     "kraken": Kraken,
+    "deribit": Deribit,
 }
