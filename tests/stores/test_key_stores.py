@@ -89,13 +89,14 @@ def test_a_key_is_revoked_once(keys: KeyStore) -> None:
 
 def test_the_stamp_moves_with_every_change_and_only_then(keys: KeyStore) -> None:
     stamps = [keys.stamp()]
-    for change in (
+    changes: list[Callable[[], None]] = [
         lambda: keys.add(b"a", a_key("a", 2)),
         lambda: keys.add(b"b", a_key("b", 1)),
         lambda: keys.revoke("a", 4),
         lambda: keys.revoke("b", 3),  # a clock may be set back
         lambda: keys.add(b"c", a_key("c", 5)),
-    ):
+    ]
+    for change in changes:
         change()
         assert keys.stamp() == keys.stamp()
         stamps.append(keys.stamp())
