@@ -5,6 +5,8 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -173,13 +175,21 @@ async def test_both_shapes_of_an_answer_byte_by_byte(caller: Caller) -> None:
     assert await caller.refused(f"{query}&shape=Point") == "shape 'Point' is none of proto, point"
 
 
+@asynccontextmanager
+async def served(dialect: Kiyotaka, world: World) -> AsyncIterator[str]:
+    """Another server on the same market; gives its address."""
+    server = HttpServer(application(world.doors, [dialect]), "127.0.0.1", 0)
+    yield f"http://{await server.start()}"
+    await server.stop()
+
+
 async def test_the_server_may_be_set_to_the_other_shape(world: World, caller: Caller) -> None:
-    object.__setattr__(world.doors, "points_shape", "point")
-    answer = await caller.get("/v1/points", f"{CANDLES}&period=120")
-    assert list(answer.json()["series"][0]["points"][0]) == ["Point"]
-    assert (await caller.get("/v1/coins", "")).text == '{"coins":["BTC"]}'
-    answer = await caller.get("/v1/points", f"{CANDLES}&period=120&shape=proto")
-    assert list(answer.json()["series"][0]["points"][0]) == ["tradeSideAgnosticAggregation"]
+    async with served(Kiyotaka(replace(world.doors, points_shape="point")), world) as address:
+        answer = await caller.get(f"{address}/v1/points", f"{CANDLES}&period=120")
+        assert list(answer.json()["series"][0]["points"][0]) == ["Point"]
+        assert (await caller.get(f"{address}/v1/coins", "")).text == '{"coins":["BTC"]}'
+        answer = await caller.get(f"{address}/v1/points", f"{CANDLES}&period=120&shape=proto")
+        assert list(answer.json()["series"][0]["points"][0]) == ["tradeSideAgnosticAggregation"]
 
 
 async def test_all_nine_types_are_told_with_their_own_member(world: World, caller: Caller) -> None:
@@ -334,13 +344,10 @@ async def test_what_nobody_has_is_said_in_a_header(world: World, caller: Caller)
 
 
 async def test_what_takes_too_long_is_504(world: World, caller: Caller) -> None:
-    hasty = Kiyotaka(world.doors, query_s_max=0.05)
-    server = HttpServer(application(world.doors, [hasty]), "127.0.0.1", 0)
-    address = await server.start()
     world.outside.held.clear()
-    answer = await caller.get(f"http://{address}/v1/points", f"{CANDLES}&from={MINUTE_S - 600}&period=300")
-    world.outside.held.set()
-    await server.stop()
+    async with served(Kiyotaka(world.doors, query_s_max=0.05), world) as address:
+        answer = await caller.get(f"{address}/v1/points", f"{CANDLES}&from={MINUTE_S - 600}&period=300")
+        world.outside.held.set()
     assert answer.status_code == 504
     text = "the answer took more than 0.05 s: ask for less"
     assert answer.json() == {"code": 4, "message": text, "details": [], "error": "TIMEOUT"}
@@ -533,6 +540,7 @@ async def test_docs_with_a_slash_and_without_are_two_pages(caller: Caller) -> No
     assert "<td><code>predictedOpen</code></td><td>5</td><td>double</td><td>optional</td>" in page
     assert "<code>GET /v1/normalized-symbols</code>" in page
     assert "stream of" in page
+    assert "<td>Points since <code>from</code>, then live ones." in page
 
 
 async def test_swagger_describes_the_contract(caller: Caller) -> None:

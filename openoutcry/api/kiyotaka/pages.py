@@ -5,6 +5,7 @@
 /proto/     the files, in folders that a browser or a mirror walks: service/, lib/ and types/ are roots for protoc
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cache
 from html import escape
@@ -33,6 +34,8 @@ _ABOUT = (
     "<p>Market data as points of series. Every call brings its key: <code>x-kiyotaka-key</code>, in gRPC's metadata or as a "
     'header. <a href="../swagger/">Swagger</a> · <a href="../proto/">files</a></p>'
 )
+# Names in comments.
+_NAMES = re.compile(r"`([^`]+)`")
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1c1c1c }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc } h3 { margin-top: 2rem }
@@ -112,7 +115,7 @@ def reference() -> str:
     body = [
         _ABOUT,
         '<h2 id="methods">Methods</h2>',
-        f"<p>Service <code>{contract.SERVICE}</code>. {escape(swagger.said()(contract.SERVICE))}</p>",
+        f"<p>Service <code>{contract.SERVICE}</code>. {_text(swagger.said()(contract.SERVICE))}</p>",
         _table(("method", "asks", "answers", "REST", "text"), (_method(route) for route in swagger.routes())),
     ]
     for file in parts:
@@ -140,7 +143,7 @@ def _method(route: swagger.Route) -> tuple[str, ...]:
         _link(route.asks),
         f"stream of {answers}" if route.streams else answers,
         f"<code>GET {escape(route.path)}</code>" if route.path is not None else "",
-        escape(route.text),
+        _text(route.text),
     )
 
 
@@ -160,7 +163,7 @@ def _message(message: Descriptor) -> Iterator[str]:
             str(field.number),
             _type(field),
             escape(_label(field)),
-            escape(swagger.said()(field.full_name)),
+            _text(swagger.said()(field.full_name)),
         )
         for field in message.fields
     )
@@ -175,7 +178,7 @@ def _enum(enum: EnumDescriptor) -> Iterator[str]:
 def _head(name: str) -> Iterator[str]:
     yield f'<h3 id="{escape(name)}">{escape(name)}</h3>'
     if text := swagger.said()(name):
-        yield f"<p>{escape(text)}</p>"
+        yield f"<p>{_text(text)}</p>"
 
 
 def _type(field: FieldDescriptor) -> str:
@@ -191,6 +194,10 @@ def _label(field: FieldDescriptor) -> str:
         return ""
     # The compiler makes a oneof of its own for every optional field.
     return "optional" if within.name.startswith("_") else f"one of {within.name}"
+
+
+def _text(said: str) -> str:
+    return _NAMES.sub(r"<code>\1</code>", escape(said))
 
 
 def _link(name: str) -> str:
