@@ -8,6 +8,7 @@ up, tells the side, checks every number. The second row of a venue leaves prices
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -26,6 +27,7 @@ CALLS = 20_000
 ROUNDS = 5
 HUNDRED, SATOSHI = Decimal(100), Decimal("0.00000001")
 NOW_NS = 1_760_000_000_200_000_000
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 _BUY, _SELL = Side.BUY, Side.SELL
 
@@ -226,6 +228,52 @@ def _kraken_futures_trade(row: Any) -> Trade:
     return Trade(row.symbol, row.at, NOW_NS, row.id, row.seq, side, row.price, row.size)
 
 
+def _coinbase(number: type[Any]) -> type[Any]:
+    class Frame(msgspec.Struct, frozen=True, gc=False):
+        symbol: str = field(name="product_id")
+        id: int = field(name="trade_id")
+        side: str
+        price: number  # type: ignore[valid-type]
+        size: number  # type: ignore[valid-type]
+        at: datetime = field(name="time")
+
+    return Frame
+
+
+def _coinbase_trade(row: Any) -> Trade:
+    side = _SELL if row.side == "buy" else _BUY
+    return Trade(row.symbol, _ns(row.at), NOW_NS, row.id, row.id, side, row.price, row.size)
+
+
+def _kraken(number: type[Any]) -> type[Any]:
+    # Its numbers are not in quotes: what is cheapest is not text but float.
+    number = float if number is str else number
+
+    class Data(msgspec.Struct, frozen=True, gc=False):
+        symbol: str
+        id: int = field(name="trade_id")
+        side: str
+        price: number  # type: ignore[valid-type]
+        size: number = field(name="qty")  # type: ignore[valid-type]
+        at: datetime = field(name="timestamp")
+
+    class Frame(msgspec.Struct, frozen=True, gc=False):
+        data: list[Data]
+
+    return Frame
+
+
+def _kraken_trade(frame: Any) -> Trade:
+    row = frame.data[0]
+    side = _BUY if row.side == "buy" else _SELL
+    return Trade(row.symbol, _ns(row.at), NOW_NS, row.id, row.id, side, row.price, row.size)
+
+
+def _ns(at: datetime) -> int:
+    """Exact, as no float is."""
+    return (at - EPOCH) // MICROSECOND * 1_000
+
+
 SAMPLES = (
     Sample(
         "binance",
@@ -275,6 +323,23 @@ SAMPLES = (
         b'"hash":"0x7e60bb8c4d5b3a8f04130419","tid":293353986402527,"users":["0x1","0x2"]}]}',
         _hyperliquid,
         _hyperliquid_trade,
+    ),
+    Sample(
+        "coinbase",
+        "BTC-USD",
+        b'{"type":"match","trade_id":280232,"maker_order_id":"2a0da34e-61f7-4c36-88e5-c9dd15927b16","taker_order_id":'
+        b'"3c82abaa-c01e-4608-be59-6a1e69742891","side":"sell","size":"0.253","price":"43000.1","product_id":"BTC-USD",'
+        b'"sequence":177100030,"time":"2025-10-09T08:53:20.101723Z"}',
+        _coinbase,
+        _coinbase_trade,
+    ),
+    Sample(
+        "kraken",
+        "BTC/USD",
+        b'{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell","price":43000.1,"qty":0.253,'
+        b'"ord_type":"market","trade_id":4665906,"timestamp":"2025-10-09T08:53:20.101706Z"}]}',
+        _kraken,
+        _kraken_trade,
     ),
     Sample(
         "kraken_futures",
