@@ -496,6 +496,7 @@ async def test_points_are_answered_in_shape_a(told: Told) -> None:
         asked = {
             **CANDLES,
             "interval": "MINUTE",
+            "normalized_symbol": ["BTC-USDT"],
             "from": str(OPEN_S - 60),
             "period": 60,
             "sortDirection": "unknown here",
@@ -879,7 +880,7 @@ async def stalled(told: Told, said: list[str]) -> socket.socket:
 
 async def test_clients_that_do_not_read_cost_little_and_are_closed(told: Told, until: Any) -> None:
     """Each asks for all of history five times and for all trades, and reads nothing."""
-    many = 200
+    many = 120
     opens = await told.keep(5_000)
     streams = [
         {"jsonrpc": "2.0", "id": 1, "method": "StreamPoints", "params": params}

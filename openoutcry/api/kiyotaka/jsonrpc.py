@@ -122,12 +122,12 @@ def named(params: Params) -> Mapping[str, Any]:
 def request(kind: type[contract.Message], params: Mapping[str, Any]) -> contract.Message:
     """The request message that `params` are the protobuf JSON of.
 
-    What the message does not have is ignored, as in REST: clients of the later service send more. Raises Invalid, which
-    names the field and what is right.
+    As in REST, a name may be in snake_case, and what the message does not have is ignored: clients of the later service
+    send more. Raises Invalid, which names the field and what is right.
     """
     made = kind()
     for field in kind.DESCRIPTOR.fields:
-        value = params.get(field.name)
+        value = params.get(field.name, params.get(_snake(field.name)))
         if value is None:
             continue
         if not (_plain(field, value) and _taken(field.name, value, made)):
@@ -172,6 +172,10 @@ def _deeper(said: Any, levels: int) -> bool:
     if isinstance(said, list):
         return not levels or any(_deeper(each, levels - 1) for each in said)
     return False
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
 def _plain(field: Any, value: Any) -> bool:
