@@ -28,7 +28,7 @@ NOTICEABLE = {"duplicate": 0.2, "garbage": 0.1}
 # Venues that serve their newest trades only are played quietly enough for those to reach back to the minute's opening.
 BUSY, QUIET = 8.0, 0.3
 # An option trades once in a quarter of a minute; and what it is called depends on the day.
-LIVELY = 60.0
+LIVELY, HECTIC = 60.0, 400.0
 FIRST_OPTION = ""
 
 Sums = dict[tuple[int, Side, Decimal], Decimal]
@@ -130,7 +130,7 @@ async def play() -> AsyncIterator[Play]:
         ("bybit", "BTCUSDT", NOTICEABLE, QUIET),
         ("hyperliquid", "BTC", NOTICEABLE, QUIET),
         ("kraken_futures", "PI_XBTUSD", NOTICEABLE, BUSY),
-        ("okx_options", FIRST_OPTION, MISCHIEF, LIVELY),
+        ("okx_options", FIRST_OPTION, MISCHIEF, HECTIC),
         ("bybit_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("binance_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("coinbase", "BTC-USD", MISCHIEF, BUSY),
