@@ -143,7 +143,7 @@ def test_the_venue_is_told_by_the_name_of_the_file(tmp_path: Path, name: str) ->
     assert summary.venues == ["hyperliquid"]
 
 
-@pytest.mark.parametrize("name", ["COINBASE.ws.28.0.gz", "HYPERLIQUIDITY.gz", "hyperliquid_testnet.gz", "frames"])
+@pytest.mark.parametrize("name", ["BITMEX.ws.28.0.gz", "HYPERLIQUIDITY.gz", "hyperliquid_testnet.gz", "frames"])
 def test_a_venue_that_is_not_told_must_be_named(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, [(START_NS, trade(1))])
     with pytest.raises(UnknownVenue):
