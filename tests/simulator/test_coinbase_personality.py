@@ -1,5 +1,6 @@
 """The adapter against the personality over real sockets, with the world's truth at hand."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from decimal import Decimal
@@ -21,6 +22,7 @@ from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refus
 START_NS = 1_795_179_620 * NS
 MINUTE_NS, HOUR_NS, DAY_NS = 60 * NS, 3_600 * NS, 86_400 * NS
 BTC = "coinbase:BTC-USD"
+ENDS_S_MAX = 10.0
 Said = list[Event | Signal]
 
 
@@ -90,6 +92,14 @@ async def client() -> AsyncIterator[Client]:
             await socket.close()
         await client.http.close()
         await client.simulator.stop()
+
+
+async def ends(frames: AsyncIterator[bytes]) -> None:
+    """The line is cut, after whatever was still sent."""
+    async with asyncio.timeout(ENDS_S_MAX):
+        with pytest.raises((TransportError, StopAsyncIteration)):
+            while True:
+                await anext(frames)
 
 
 Row = tuple[int | str, int, Side, Decimal, Decimal]
@@ -200,9 +210,7 @@ async def test_who_does_not_subscribe_within_five_seconds_is_cut(client: Client)
     kept, kept_frames = await client.subscribe(Feed.TRADES)
     await client.hear(kept, kept_frames)
     await client.clock.advance(6.0)
-    with pytest.raises((TransportError, StopAsyncIteration)):
-        while True:
-            await anext(frames)
+    await ends(frames)
     assert told_of(await client.hear(kept, kept_frames))
 
 
@@ -211,9 +219,7 @@ async def test_a_cut_ends_the_line_and_what_was_made_meanwhile_is_told_by_rest(c
     last = told_of(await client.hear(socket, frames))[-1]
     client.faults.set("coinbase", cut="rst")
     await client.clock.advance(0.1)
-    with pytest.raises((TransportError, StopAsyncIteration)):
-        while True:
-            await anext(frames)
+    await ends(frames)
     await client.clock.advance(600.0)
     missed = await client.ask(Ask(query=Query.TRADES, symbol="BTC-USD", from_id=last[0]))
     now_ns = client.clock.now_ns()

@@ -41,7 +41,7 @@ SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
 SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
 
 MINUTE_NS = 60 * NS
-PAGES_MAX = 200
+PAGES_MAX = 300
 NOW_NS = 1_795_183_260 * NS  # 2026-11-20 14:01:00 UTC, a full minute
 LISTED = {
     "XXBTZUSD": {
@@ -614,6 +614,14 @@ def test_trades_asked_by_id_are_those_that_follow(bursts: Bursts, place: int, li
     told_pages = walk(ask, serve_trades(rows))
     assert [t.id for t in trades_of(told_pages)] == [number for number, _ in rows if number > from_id][:limit]
     assert all(page.start_ns is None for page in told_pages)
+
+
+def test_bursts_are_walked_down_in_few_answers() -> None:
+    rows = history([(2_500, 0), (2_500, 0), (1, 199), (2_500, 48), (1, 0)])
+    ask = Ask(query=Query.TRADES, symbol="BTC/USD", start_ns=START_NS, end_ns=NOW_NS, newest=True)
+    told_pages = walk(ask, serve_trades(rows))
+    assert len(trades_of(told_pages)) == len(rows)
+    assert len(told_pages) < 80
 
 
 def test_a_moment_that_holds_more_than_an_answer_is_left_behind_and_not_promised() -> None:
