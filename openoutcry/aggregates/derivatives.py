@@ -115,6 +115,18 @@ class Derivatives:
             if series is not None:
                 series.tell(since_ns)
 
+    def since(self, kind: type[DerivativeBar], instrument: str, side: Side = Side.BOTH) -> int | None:
+        """From when on (ns) every sample is heard; None where nobody said so."""
+        series = self._series.get((kind, instrument, side))
+        return None if series is None or series.since_ns == FOREVER_NS else series.since_ns
+
+    def missed(self, kind: type[DerivativeBar], instrument: str, until_ns: int) -> None:
+        """Samples before `until_ns` may have been missed: what closes empty tells nothing of the time before."""
+        for side in (Side.BUY, Side.SELL) if kind is LiquidationBar else (Side.BOTH,):
+            series = self._series.get((kind, instrument, side))
+            if series is not None and series.since_ns != FOREVER_NS:
+                series.since_ns = max(series.since_ns, until_ns)
+
     def seed(self, bars: Iterable[DerivativeBar]) -> None:
         """Take bars of before, growing ones too, so that the growing ones go on where they were.
 

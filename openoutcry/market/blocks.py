@@ -17,6 +17,7 @@ from openoutcry.market.series import Columns, Row, Series, SeriesKey, columns_of
 BLOCK_ROWS = 1_024
 # Some 70 bytes a row of a candle, and what dialects make of it.
 ROWS_MAX = 250_000
+SERIES_MAX = 50_000
 # Rows that wait to join a block; more of them make it be read again.
 JOINING_MAX = 64
 
@@ -44,7 +45,24 @@ class Blocks:
         # Blocks that are being read: what changes meanwhile makes the reading worthless for later.
         self._reading: dict[_Place, int] = {}
         self._changed: set[_Place] = set()
+        # Where series begin, of those that were asked for.
+        self._first_ns: dict[SeriesKey, int] = {}
         self.rows = 0
+
+    async def begun(self, key: SeriesKey) -> int | None:
+        """Where the first row stands (ns); None where there is none."""
+        if key not in self._first_ns:
+            waiting = [time_of(row) for row in self._waiting(key)]
+            rows = await asyncio.to_thread(self._series.read, key, limit=1)
+            first = min([*waiting, *map(time_of, rows)], default=None)
+            if first is None:
+                return None
+            self._note(key, first)
+        return self._first_ns.get(key)
+
+    def begun_held(self, key: SeriesKey) -> int | None:
+        """The same at once; None where it must be looked up."""
+        return self._first_ns.get(key)
 
     def held(self, key: SeriesKey, start_ns: int, end_ns: int) -> list[Cut] | None:
         """All rows of [start_ns, end_ns) at once; None where a block must be read first."""
@@ -70,6 +88,9 @@ class Blocks:
 
     def on_row(self, key: SeriesKey, row: Row) -> None:
         """A closed row that goes to the store: it joins its block, or makes it be read again."""
+        first_ns = self._first_ns.get(key)
+        if first_ns is not None and time_of(row) < first_ns:
+            self._first_ns[key] = time_of(row)
         numbers = self._numbers.get(key)
         if numbers is None and not self._reading:
             return
@@ -85,6 +106,11 @@ class Blocks:
             joining.append(row)
         else:
             self._forget(place)
+
+    def _note(self, key: SeriesKey, first_ns: int) -> None:
+        self._first_ns[key] = min(first_ns, self._first_ns.get(key, first_ns))
+        if len(self._first_ns) > SERIES_MAX:
+            del self._first_ns[next(iter(self._first_ns))]
 
     def _block(self, place: _Place) -> Columns | None:
         block = self._blocks.get(place)

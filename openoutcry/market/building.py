@@ -85,7 +85,7 @@ class Building:
             counts.labels(what).set_function(partial(candles.counts.__getitem__, what))
         bus.listen(Trade, self._on_trade)
         bus.listen(VenueCandle, lambda heard: self._publish(candles.on_venue_candle(heard.candle)))
-        bus.listen(Gap, candles.on_gap)
+        bus.listen(Gap, self._on_gap)
         bus.listen(Mended, lambda mended: self._publish(candles.on_mended(mended)))
         bus.listen(Abandoned, lambda abandoned: self._publish(candles.on_abandoned(abandoned)))
         bus.listen(MarkPrice, self._on_mark)
@@ -124,6 +124,10 @@ class Building:
     def begun(self) -> Mapping[tuple[type[DerivativeBar], str], int]:
         """The opening of the first bar that is in memory, by kind and instrument."""
         return self._derivatives.begun()
+
+    def since(self, kind: type[DerivativeBar], instrument: str, side: Side = Side.BOTH) -> int | None:
+        """From when on (ns) every sample is heard; None where nobody said so."""
+        return self._derivatives.since(kind, instrument, side)
 
     @property
     def firsts(self) -> int:
@@ -218,6 +222,11 @@ class Building:
         closed = self._candles.on_trade(trade)
         if closed:
             self._bus.publish(closed)
+
+    def _on_gap(self, gap: Gap) -> None:
+        self._candles.on_gap(gap)
+        if gap.of == "liquidations" and gap.end_ns is not None:
+            self._derivatives.missed(LiquidationBar, gap.instrument, gap.end_ns)
 
     def _on_mark(self, mark: MarkPrice) -> None:
         # Where a venue stamps no time, ours stands in its place and says nothing about the venue's.

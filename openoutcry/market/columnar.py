@@ -24,7 +24,7 @@ from openoutcry.market.outside import Outside
 from openoutcry.market.pulse import Pulse
 from openoutcry.market.series import Columns, Of, Row, Series, SeriesKey, State, columns_of, time_of
 from openoutcry.market.writer import Writer
-from openoutcry.venues.venue import Query
+from openoutcry.venues.venue import Feed, Query
 
 # A venue is asked for trades of so long a stretch at most in one question; older trades stay missing.
 TRADES_ASKED_S = 3_600.0
@@ -119,6 +119,10 @@ class Columnar:
         """Rows that are in memory as columns."""
         return self._blocks.rows
 
+    async def begun(self, key: SeriesKey) -> int | None:
+        """Where the first closed row stands (ns); None where there is none yet. Raises Unavailable."""
+        return await self._blocks.begun(key)
+
     def at_hand(self, key: SeriesKey, start_ns: int, end_ns: int) -> Told | None:
         """All of [start_ns, end_ns) at once, from memory; None where it must be looked up or asked for."""
         now_ns = self._clock.now_ns()
@@ -135,12 +139,16 @@ class Columnar:
                 closed_ns = edge[0]
                 tail = [row for row in edge[1] if start_ns <= row.open_ns < end_ns]
         stop_ns = max(min(end_ns, closed_ns), start_ns)
+        begun_ns = self._blocks.begun_held(key)
+        if begun_ns is None:
+            return None
         missing: Sequence[tuple[int, int]] = ()
         if key.of is not Of.CANDLES:
+            self._quiet(key, now_ns)
             missing = self._book.of(key).absent(start_ns, stop_ns)
         elif not self._sure.whole_to(key, start_ns, stop_ns, now_ns):
             return None
-        cuts = self._blocks.held(key, start_ns, stop_ns)
+        cuts = self._blocks.held(key, max(start_ns, begun_ns), stop_ns)
         return None if cuts is None else Told(cuts, tail, missing)
 
     async def between(
@@ -168,11 +176,15 @@ class Columnar:
             tail = await self._asked(instrument, key, start_ns, end_ns, trades=trades)
         now_open_ns = open_of(self._clock.now_ns(), key.interval_s)
         stop_ns = time_of(tail[0]) if tail else max(min(end_ns, now_open_ns), start_ns)
-        cuts = await self._blocks.read(key, start_ns, stop_ns, rows_max=rows_max)
+        begun_ns = await self._blocks.begun(key)
+        cuts: Sequence[Cut] = ()
+        if begun_ns is not None:
+            cuts = await self._blocks.read(key, max(start_ns, begun_ns), stop_ns, rows_max=rows_max)
         # While we waited, what grew may have grown on, or closed.
         told = self.at_hand(key, start_ns, end_ns)
         if told is not None:
             return told
+        self._quiet(key, self._clock.now_ns())
         return Told(cuts, tail, self._book.of(key).absent(start_ns, stop_ns))
 
     async def trades(
@@ -204,6 +216,19 @@ class Columnar:
             columns = _with_waiting(columns, columns_of(Of.TRADES, waiting), rows_max)
         quiet_ns = now_ns - self._settle_ns
         return columns, Told((), (), self._book.of(key).absent(start_ns, min(end_ns, max(quiet_ns, start_ns))))
+
+    def _quiet(self, key: SeriesKey, now_ns: int) -> None:
+        """Take note of buckets without a liquidation, where every one was heard: that none came is known."""
+        since_ns = self._pulse.heard_since(key) if key.of is Of.LIQUIDATION_BARS else None
+        venue = key.instrument.partition(":")[0]
+        if since_ns is None or venue not in self._outside.venues():
+            return
+        if Feed.LIQUIDATIONS not in self._outside.feeds(venue):
+            return
+        step_ns = key.interval_s * NS
+        sure_ns = open_of(now_ns - step_ns, key.interval_s)
+        for low_ns, high_ns in self._book.of(key).missing(open_of(since_ns + step_ns - 1, key.interval_s), sure_ns):
+            self._book.add(key, low_ns, high_ns, State.EMPTY)
 
     def _tail(self, key: SeriesKey, start_ns: int, end_ns: int) -> list[Row]:
         return [row for row in self._pulse.growing(key) if start_ns <= time_of(row) < end_ns]

@@ -46,6 +46,10 @@ class GrowingBars(Protocol):
         """The bar that grows now; None where nothing was told in it."""
         ...
 
+    def since(self, kind: type[DerivativeBar], instrument: str, side: Side = Side.BOTH) -> int | None:
+        """From when on (ns) every sample is heard; None where nobody said so."""
+        ...
+
 
 class NoBars:
     """Where no bars are built."""
@@ -61,6 +65,11 @@ class NoBars:
     ) -> DerivativeBar | None:  # fmt: skip
         """None."""
         del kind, instrument, interval_s, side
+        return None
+
+    def since(self, kind: type[DerivativeBar], instrument: str, side: Side = Side.BOTH) -> int | None:
+        """None."""
+        del kind, instrument, side
         return None
 
 
@@ -102,6 +111,10 @@ class Pulse:
             return list(self._growing.unclosed(key.instrument, key.interval_s, key.side))
         bar = self._bars.bar(BARS[key.of], key.instrument, key.interval_s, key.side)
         return [] if bar is None else [bar]
+
+    def heard_since(self, key: SeriesKey) -> int | None:
+        """From when on (ns) a bar that is not there means that there was nothing; None where nobody said so."""
+        return self._bars.since(BARS[key.of], key.instrument, key.side)
 
     def pulse(self) -> None:
         """Tell everybody what grew since the last pulse."""

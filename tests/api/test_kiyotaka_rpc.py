@@ -63,7 +63,8 @@ async def caller(world: World) -> AsyncIterator[Caller]:
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as told:
-        await call
+        async with asyncio.timeout(20):
+            await call
     return told.value.code(), told.value.details() or ""
 
 

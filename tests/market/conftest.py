@@ -27,6 +27,7 @@ from openoutcry.events import (
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.market.market import Market, Numbers
 from openoutcry.market.outside import VenueState
+from openoutcry.market.pulse import GrowingBars
 from openoutcry.market.series import Series
 from openoutcry.stores.memory import MemorySeries
 from openoutcry.stores.sql import SqlSeries, sqlite_url
@@ -186,11 +187,12 @@ class Box:
         self.aggregate = LiveCandles()
         self.btc = self.outside.listed["BTCUSDT"]
         self._numbers = numbers
+        self.bars: GrowingBars | None = None
         self.market = self._market()
 
     def _market(self) -> Market:
         return Market(
-            self.outside, self.series, self.bus, self.clock, self.telemetry, self.aggregate, self._numbers
+            self.outside, self.series, self.bus, self.clock, self.telemetry, self.aggregate, self._numbers, bars=self.bars
         )  # fmt: skip
 
     async def restart(self, series: Series | None = None) -> None:

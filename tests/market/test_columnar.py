@@ -1,15 +1,18 @@
 """Stretches in columns say what the same stretches say as rows, whatever is in memory, in the store or at the venue."""
 
+import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from openoutcry.aggregates.derivatives import DerivativeBar, Derivatives
 from openoutcry.errors import Refusal
 from openoutcry.events import NS, Candle, Event, LiquidationBar, Side, Trade, open_of
 from openoutcry.market.blocks import BLOCK_ROWS
 from openoutcry.market.columnar import Told
+from openoutcry.market.pulse import NoBars
 from openoutcry.market.series import Of, Row, SeriesKey, State
 from openoutcry.venues.venue import Ask, Query
 
@@ -216,6 +219,49 @@ async def test_bars_are_what_we_saw_and_their_holes_are_named(file_box: Any) -> 
         (at_ns - 10 * MINUTE_NS, at_ns - 5 * MINUTE_NS),
         (at_ns - 4 * MINUTE_NS, at_ns - 2 * MINUTE_NS),
     ]
+
+
+async def test_the_answer_is_of_the_moment_it_is_given(box: Any) -> None:
+    """What grew when the question came may be closed when the venue has answered."""
+    box.follow()
+    minute_ns = open_of(box.clock.now_ns(), 60)
+    box.trade(price="100", number=1)
+    box.outside.gate.clear()
+    asked = asyncio.ensure_future(ask(box, minute_ns - 5 * MINUTE_NS, minute_ns + 3 * MINUTE_NS))
+    while not box.outside.asks:  # noqa: ASYNC110  the question is on its way to the venue
+        await asyncio.sleep(0)
+    box.trade(price="110", number=2)
+    await box.advance(62)
+    box.trade(price="120", number=3)
+    box.outside.gate.set()
+    told = await asked
+    assert [row[1] for row in flat(told)][-2:] == [110.0, 120.0]
+    assert len(told.tail) == 1
+
+
+async def test_a_minute_without_a_liquidation_is_known_to_be_empty_where_all_were_heard(boxes: Any) -> None:
+    bars = Derivatives()
+
+    class Grown(NoBars):
+        def since(self, kind: type[DerivativeBar], instrument: str, side: Side = Side.BOTH) -> int | None:
+            return bars.since(kind, instrument, side)
+
+    box = boxes()
+    box.bars = Grown()
+    await box.restart()
+    begun_ns = open_of(box.clock.now_ns(), 60)
+    key = SeriesKey(NAME, Of.LIQUIDATION_BARS, 60, Side.SELL)
+    bars.follow(LiquidationBar, NAME, begun_ns)
+    await box.advance(600)
+    end_ns = open_of(box.clock.now_ns(), 60)
+    told = await ask(box, begun_ns - 5 * MINUTE_NS, end_ns, key)
+    # The last minute may still be told of.
+    assert list(told.missing) == [(begun_ns - 5 * MINUTE_NS, begun_ns), (end_ns - MINUTE_NS, end_ns)]
+    # After a gap, what is empty counts from its end only.
+    bars.missed(LiquidationBar, NAME, end_ns + 60 * MINUTE_NS)
+    await box.advance(7_200)
+    late = await ask(box, end_ns, end_ns + 100 * MINUTE_NS, key)
+    assert list(late.missing) == [(end_ns, end_ns + 60 * MINUTE_NS)]
 
 
 async def test_trades_are_told_in_order_and_once_wherever_they_lie(file_box: Any) -> None:

@@ -133,7 +133,7 @@ class Points:
             rows += many
             if rows > POINTS_MAX:
                 raise _too_many()
-            if many:
+            if many or told.missing:
                 parts.append(Part(piece, told))
         return parts
 
@@ -181,20 +181,10 @@ class Points:
             kept_ns = self._clock.now_ns() - round(self._doors.trades_kept_s * NS)
             return max(start_ns, kept_ns), end_ns
         step_ns = piece.key.interval_s * NS
-        begun_ns = self._begun(piece)
         low_ns = open_of(max(start_ns, 0) + step_ns - 1, piece.key.interval_s)
-        return max(low_ns, begun_ns), min(end_ns, self._clock.now_ns() + 1)
-
-    def _begun(self, piece: Piece) -> int:
-        """The opening before which there is nothing of the series."""
-        key, instrument = piece.key, piece.instrument
-        if key.of is Of.CANDLES:
-            return open_of(instrument.listed_ns, key.interval_s) if instrument.listed_ns is not None else 0
-        spans = self._market.coverage(key).spans
-        if spans:
-            return open_of(max(spans[0].start_ns, 0), key.interval_s)
-        growing = self._market.pulse.growing(key)
-        return time_of(growing[0]) if growing else self._clock.now_ns()
+        if piece.instrument.listed_ns is not None:
+            low_ns = max(low_ns, open_of(piece.instrument.listed_ns, piece.key.interval_s))
+        return low_ns, min(end_ns, self._clock.now_ns() + 1)
 
     def _check_size(self, pieces: Sequence[Piece], start_ns: int, end_ns: int) -> None:
         """Candles that must be asked for are not asked for in vain."""
@@ -296,6 +286,10 @@ class Points:
     async def _bars(self, piece: Piece, start_ns: int, end_ns: int | None, rows_max: int) -> AsyncIterator[Told]:
         span_ns = rows_max * piece.key.interval_s * NS
         at_ns = self._clipped(piece, start_ns, self._clock.now_ns())[0]
+        if piece.key.of is not Of.CANDLES:
+            # Nobody is asked for bars: where none are, there is nothing to look through.
+            begun_ns = await self._market.columnar.begun(piece.key)
+            at_ns = max(at_ns, open_of(self._clock.now_ns(), piece.key.interval_s) if begun_ns is None else begun_ns)
         while at_ns < (stop_ns := self._stop(end_ns)):
             to_ns = min(at_ns + span_ns, stop_ns)
             yield await self._market.columnar.between(piece.instrument, piece.key, at_ns, to_ns, trades=piece.outright)
