@@ -295,9 +295,8 @@ def _downwards(ask: Ask, name: str, rows: Sequence[_Row], now_ns: int) -> Page:
         width_ns = end_ns - low_ns
         torn = full and rows[-1].ns < end_ns
         if torn and width_ns > ROUNDED_NS:
-            # More than an answer: the newest of the window were not told. They are what lies above, or less.
-            narrower_ns = max(min(end_ns - rows[-1].ns, width_ns // 2), 1)
-            return Page(events=(), next=msgspec.structs.replace(ask, newest=True, cursor=f"width {narrower_ns}"))
+            # More than an answer: the newest of the window were not told, nor how densely they came.
+            return Page(events=(), next=msgspec.structs.replace(ask, newest=True, cursor=f"width {width_ns // 2}"))
     kept = [row for row in rows if low_ns <= row.ns and (ask.end_ns is None or row.ns < ask.end_ns)]
     found = len(kept)
     cut = ask.limit is not None and found > ask.limit
