@@ -683,14 +683,19 @@ async def test_histories_of_one_connection_take_turns_and_all_go_on(told: Told) 
     opens = await told.keep(1_200)
     told.follow_trades()
     async with told.ws() as client:
-        one = {"jsonrpc": "2.0", "id": 1, "method": "StreamPoints", "params": CANDLES | {"from": opens[0]}}
-        await client.send(json.dumps([one] * 3))
+        # The first is through while the others have more to tell.
+        wanted = {"1": opens[-10:], "2": opens, "3": opens}
+        calls = [
+            {"jsonrpc": "2.0", "id": 1, "method": "StreamPoints", "params": CANDLES | {"from": each[0]}}
+            for each in wanted.values()
+        ]
+        await client.send(json.dumps(calls))
         assert len(await heard(client)) == 3
         at: dict[str, list[int]] = {"1": [], "2": [], "3": []}
-        while any(len(each) < len(opens) for each in at.values()):
+        while any(len(at[name]) < len(each) for name, each in wanted.items()):
             said = (await heard(client))["params"]
             at[said["subscription"]] += seconds(said["result"])
-        assert list(at.values()) == [opens] * 3
+        assert at == wanted
         told.trade(1)
         await told.advance(1)
         assert {(await heard(client))["params"]["subscription"] for _ in range(3)} == {"1", "2", "3"}
