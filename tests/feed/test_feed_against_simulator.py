@@ -133,8 +133,8 @@ async def play() -> AsyncIterator[Play]:
         ("okx_options", FIRST_OPTION, MISCHIEF, HECTIC),
         ("bybit_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("binance_options", FIRST_OPTION, NOTICEABLE, LIVELY),
-        ("coinbase", "BTC-USD", MISCHIEF, BUSY),
-        ("kraken", "BTC/USD", MISCHIEF, BUSY),
+        ("coinbase", "BTC-USD", MISCHIEF, 3 * BUSY),
+        ("kraken", "BTC/USD", MISCHIEF, 5 * BUSY),
     ],
 )
 async def test_after_cuts_gaps_and_garbage_the_trades_on_the_bus_are_the_worlds(
