@@ -353,7 +353,11 @@ async def test_a_venue_that_is_down_leaves_a_hole_that_is_said(world: World, cal
     assert len(told.series[0].points) == 10
     trailer = dict(await call.trailing_metadata())["openoutcry-coverage"]
     low_s = -(-(NOW_S - 2_400) // 60) * 60
-    assert trailer == f"missing TRADE_SIDE_AGNOSTIC_AGG binance:BTCUSDT {low_s}-{low_s + 600}"
+    expected = f"missing TRADE_SIDE_AGNOSTIC_AGG binance:BTCUSDT {low_s}-{low_s + 600}"
+    assert trailer == expected
+    stream = caller.stream(type=[107], interval=I["MINUTE"], **{"from": NOW_S - 2_400}, period=1_200, **SPOT)
+    assert sum([len(message.points) async for message in stream]) == 10
+    assert dict(await stream.trailing_metadata())["openoutcry-coverage"] == expected
 
 
 async def test_a_call_that_is_given_up_frees_its_work(world: World, caller: Caller, until: Callable[..., Any]) -> None:

@@ -84,6 +84,8 @@ class Leash:
 
     def __init__(self) -> None:
         self.refusal: Refusal | None = None
+        # Parts of the history that nobody has, a few of them.
+        self.holes: list[Part] = []
         self.pull: Callable[[], None] = _nothing
         self.live: Callable[[], None] = _nothing
 
@@ -252,7 +254,7 @@ class Points:
                 for number, piece in enumerate(pieces):
                     heard_ns = began_ns - round(LATE_S * NS) - piece.key.interval_s * NS
                     chunks = self._history(piece, start_ns, end_ns, rows_max)
-                    async for message in self._replay(piece, form, chunks, read[number], heard_ns):
+                    async for message in self._replay(piece, form, chunks, read[number], heard_ns, leash.holes):
                         yield message
             if not goes_on:
                 return
@@ -264,10 +266,18 @@ class Points:
                     yield form.series(pieces[number], points[low : low + rows_max])
 
     async def _replay(
-        self, piece: Piece, form: Form, chunks: AsyncIterator[Told], read: dict[object, bytes], heard_ns: int
+        self,
+        piece: Piece,
+        form: Form,
+        chunks: AsyncIterator[Told],
+        read: dict[object, bytes],
+        heard_ns: int,
+        holes: list[Part],
     ) -> AsyncIterator[bytes]:
         """History in messages that clients take, up to now; remembers in `read` what might be heard as well."""
         async for told in chunks:
+            if told.missing and len(holes) < MISSING_SHOWN:
+                holes.append(Part(piece, Told((), (), told.missing)))
             points = [form.cut(piece, cut) for cut in told.cuts]
             for cut in told.cuts:
                 if cut.block.at_ns[cut.high - 1] >= heard_ns:
@@ -299,7 +309,9 @@ class Points:
         at_ns = self._clipped(piece, start_ns, self._clock.now_ns())[0]
         columnar = self._market.columnar
         while at_ns < (stop_ns := self._stop(end_ns)):
-            columns, _ = await columnar.trades(piece.instrument, at_ns, stop_ns, rows_max=rows_max, ask=piece.outright)
+            columns, lack = await columnar.trades(
+                piece.instrument, at_ns, stop_ns, rows_max=rows_max, ask=piece.outright
+            )
             next_ns = stop_ns
             if len(columns) == rows_max:
                 # More of the same moment may follow: it is read again with the next ones.
@@ -310,7 +322,8 @@ class Points:
                 else:
                     columns = columns[: int(columns.at_ns.searchsorted(next_ns))]
             mine = _of_side(columns, piece)
-            yield Told([Cut(mine, 0, len(mine))] if len(mine) else ())
+            missing = lack.missing if next_ns == stop_ns else ()
+            yield Told([Cut(mine, 0, len(mine))] if len(mine) else (), (), missing)
             at_ns = next_ns
 
     def _stop(self, end_ns: int | None) -> int:

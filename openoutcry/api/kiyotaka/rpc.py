@@ -57,9 +57,7 @@ class Rpc:
         parts = self._points.at_hand(asked)
         if parts is None:
             parts = await self._points.get(asked)
-        missing = missing_text(parts)
-        if missing:
-            context.set_trailing_metadata(((COVERAGE, f"missing {missing}".encode("ascii", "replace").decode()),))
+        _say(context, missing_text(parts))
         form = self._form
         return encode.response(
             (
@@ -92,6 +90,7 @@ class Rpc:
                         await context.write(message)
                 except TimeoutError:
                     raise LimitExceeded("too slow: nothing was read for half a minute", 1.0) from None
+            _say(context, missing_text(leash.holes))
         finally:
             stop()
 
@@ -148,6 +147,12 @@ class Rpc:
             if len(request) <= QUESTION_BYTES_KEPT:
                 self._questions.put(request, asked)
         return asked
+
+
+def _say(context: _Context, missing: str) -> None:
+    """What of the answer nobody has goes after it."""
+    if missing:
+        context.set_trailing_metadata(((COVERAGE, f"missing {missing}".encode("ascii", "replace").decode()),))
 
 
 def _parsed(kind: type[contract.Message], request: bytes) -> contract.Message:
