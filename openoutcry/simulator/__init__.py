@@ -11,6 +11,7 @@ from openoutcry.simulator.bybit import Bybit, BybitOptions, BybitSpot
 from openoutcry.simulator.cme import Cme
 from openoutcry.simulator.coinbase import Coinbase
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
+from openoutcry.simulator.deribit import Deribit
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
 from openoutcry.simulator.kraken import Kraken
@@ -30,6 +31,7 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "hyperliquid": Hyperliquid,
     "kraken_futures": KrakenFutures,
     "coinbase": Coinbase,
+    "deribit": Deribit,
     "kraken": Kraken,
     "coinmarketcap": CoinMarketCap,
     "cme": Cme,

@@ -74,6 +74,7 @@ def standard(origin_ns: int) -> Sequence[Listing]:
         *_bybit_options(today_ns, origin_ns),
         *_kraken_futures(today_ns, origin_ns),
         *_coinbase(today_ns, origin_ns),
+        *_deribit(today_ns, origin_ns),
         *_kraken(today_ns, origin_ns),
         *_binance_options(today_ns, origin_ns),
     ]
@@ -365,6 +366,31 @@ def _bybit_options(today_ns: int, origin_ns: int) -> Iterable[Listing]:
             yield _listing(
                 today_ns, origin_ns, "bybit_options", symbol, coin, tick, lot, kind=Kind.OPTION, share=0.01,
                 price=COINS[coin].price * premium, order=2_000.0, expires_ns=expires_ns,
+            )  # fmt: skip
+
+
+def _deribit(today_ns: int, origin_ns: int) -> Iterable[Listing]:
+    """Amounts of inverse contracts are dollars, premiums coins. The future is so quiet that minutes go by without a trade."""
+    venue, expires_ns = "deribit", next_expiry_ns(origin_ns)
+    expiry = datetime.fromtimestamp(expires_ns // NS, UTC)
+    date = f"{expiry.day}{expiry:%b%y}".upper()
+    for coin, tick, lot in (("BTC", "0.5", "10"), ("ETH", "0.05", "1")):
+        yield _listing(
+            today_ns, origin_ns, venue, f"{coin}-PERPETUAL", coin, tick, lot, quote="USD", settle=coin, share=0.3,
+            contract="1", inverse=True, funding_s=HOURLY,
+        )  # fmt: skip
+    yield _listing(
+        today_ns, origin_ns, venue, "SOL_USDC-PERPETUAL", "SOL", "0.01", "0.1", quote="USDC", share=0.1, funding_s=HOURLY,
+    )  # fmt: skip
+    yield _listing(
+        today_ns, origin_ns, venue, f"BTC-{date}", "BTC", "2.5", "10", quote="USD", settle="BTC", share=0.005,
+        kind=Kind.FUTURE, contract="1", inverse=True, expires_ns=expires_ns,
+    )  # fmt: skip
+    for coin, lot in (("BTC", "0.1"), ("ETH", "1")):
+        for strike, side, premium in _premiums(coin):
+            yield _listing(
+                today_ns, origin_ns, venue, f"{coin}-{date}-{strike}-{side}", coin, "0.0001", lot, kind=Kind.OPTION,
+                quote=coin, share=0.01, price=premium, order=2_000.0 / COINS[coin].price, expires_ns=expires_ns,
             )  # fmt: skip
 
 
