@@ -13,6 +13,11 @@ MESSAGE_IN_BYTES_MAX = 4 * 1024 * 1024
 MESSAGE_OUT_BYTES_MAX = 64 * 1024 * 1024
 METADATA_BYTES_MAX = 16 * 1024
 CALLS_MAX = 10_000
+STREAMS_PER_CONNECTION_MAX = 100
+# A connection that does not answer a ping is cut: its client vanished, and its calls with it.
+PING_S, PONG_S_MAX = 30.0, 20.0
+# Clients may ping so often, on calls that say nothing for a while.
+PINGED_S_MIN = 10.0
 STOP_S_MAX = 2.0
 
 
@@ -37,6 +42,10 @@ class RpcServer:
                 ("grpc.max_receive_message_length", MESSAGE_IN_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_OUT_BYTES_MAX),
                 ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+                ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+                ("grpc.keepalive_time_ms", round(PING_S * 1_000)),
+                ("grpc.keepalive_timeout_ms", round(PONG_S_MAX * 1_000)),
+                ("grpc.http2.min_ping_interval_without_data_ms", round(PINGED_S_MIN * 1_000)),
             ],
             maximum_concurrent_rpcs=CALLS_MAX,
         )

@@ -1,10 +1,13 @@
 """Kiyotaka over gRPC: conversations with a real server, by a real client."""
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from openoutcry.api.kiyotaka import contract
@@ -557,28 +560,61 @@ async def test_history_comes_in_messages_that_every_client_takes(caller: Caller,
     assert seconds == sorted(set(seconds))
 
 
-async def test_clients_that_read_nothing_cost_a_bounded_memory(
+STALLED = """
+import sys, time, grpc
+address, key, request, many = sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3]), int(sys.argv[4])
+options = [("grpc.use_local_subchannel_pool", 1)]
+channels = [grpc.insecure_channel(address, options=options) for _ in range(many // 50)]
+calls = [
+    channel.unary_stream("/api.API/StreamPoints")(request, metadata=(("x-kiyotaka-key", key),))
+    for channel in channels
+    for _ in range(50)
+]
+print("open", flush=True)
+time.sleep(600)
+"""
+
+
+async def test_a_thousand_clients_that_stopped_reading_cost_a_bounded_memory_and_nobody_else_anything(
     world: World, caller: Caller, until: Callable[..., Any]
 ) -> None:
-    """Two hundred streams of trades that nobody reads: each is ended when its mailbox is full, or keeps what fits."""
+    """A process with a thousand streams of trades is stopped: what it does not take is held up to a limit, then given up."""
     world.follow()
-    streams = [caller.stream(type=[T["TRADE"]], **SPOT) for _ in range(20)]
-    await until(lambda: _streams(world) == 20)
-    for n in range(1, 3_001):
-        world.trade(n, "100", size="0.001")
-        if n % 100 == 0:
-            await asyncio.sleep(0)
-    lively = Heard(caller.stream(type=[107], interval=I["MINUTE"], period=60, **SPOT))
-    await until(lambda: lively.points)
-    for stream in streams:
-        stream.cancel()
-    await lively.close()
+    request = contract.PointRequest(type=[T["TRADE"]], **SPOT).SerializeToString().hex()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STALLED, world.grpc_at, world.key, request, "1000", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"open\n"
+        await until(lambda: _streams(world) == 1_000)
+        process.send_signal(signal.SIGSTOP)
+        before = psutil.Process().memory_info().rss
+        lively = Heard(caller.stream(type=[T["TRADE"]], **SPOT))
+        await until(lambda: _streams(world) == 1_001)
+        number = 0
+        for _ in range(100):
+            for _ in range(30):
+                number += 1
+                world.trade(number, "100", size="0.001")
+            # The healthy one hears all of it as it comes.
+            await until(lambda number=number: sum(len(m.points) for m in lively.messages) == number)
+        # Far less than all of what they were sent: a third of a megabyte a client at the most.
+        assert psutil.Process().memory_info().rss - before < 400 * 1024 * 1024
+        await lively.close()
+    finally:
+        process.kill()
+        await process.wait()
     await until(lambda: _streams(world) == 0)
-    assert world.market.pulse.tapes == 0
+    assert _series_followed(world) == 0
 
 
 def _streams(world: World) -> float:
     return world.telemetry.registry.get_sample_value("openoutcry_kiyotaka", {"what": "streams"}) or 0.0
+
+
+def _series_followed(world: World) -> float:
+    return world.telemetry.registry.get_sample_value("openoutcry_kiyotaka", {"what": "series"}) or 0.0
 
 
 async def test_reflection_tells_the_contract(world: World) -> None:

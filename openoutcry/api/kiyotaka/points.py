@@ -28,8 +28,9 @@ from openoutcry.venues.venue import Feed
 
 # Rows of one message: 400 kB of candles, well below the 4 MiB that clients take.
 MESSAGE_ROWS_MAX = 5_000
-# Trades that wait for one slow client before its stream is ended.
-TRADES_WAITING_MAX = 20_000
+# Points that wait for one slow client before its stream is ended: some 160 bytes each, and two pages of a repaired gap.
+WAITING_MAX = 2_000
+BUCKETS_WAITING = 8
 # A window that is over is ended so long afterwards, when its last buckets have closed.
 CLOSING_S = 3.0
 # Series of one question that are looked up, or asked for, at the same time.
@@ -243,7 +244,7 @@ class Points:
         replays = asked.window(began_ns) is not None
         goes_on = end_ns is None or end_ns > began_ns
         # Without a window, a bucket that began before the stream is told as well.
-        box = _Mailbox(start_ns if replays else 0, end_ns, leash)
+        box = _Mailbox(start_ns if replays else 0, end_ns, leash, len(pieces))
         with ExitStack() as leave:
             if goes_on:
                 for number, piece in enumerate(pieces):
@@ -355,8 +356,10 @@ class Points:
 class _Mailbox:
     """What waits for one client: the newest point of each bucket, and every trade; bounded, whatever the client does."""
 
-    def __init__(self, start_ns: int, end_ns: int | None, leash: Leash) -> None:
+    def __init__(self, start_ns: int, end_ns: int | None, leash: Leash, many: int) -> None:
         self._start_ns, self._end_ns, self._leash = start_ns, end_ns, leash
+        # Of a series of buckets two or three wait at a time, however long.
+        self._most = WAITING_MAX + many * BUCKETS_WAITING
         self._waiting: dict[tuple[int, object], bytes] = {}
         self._some = asyncio.Event()
         self._over = False
@@ -367,7 +370,7 @@ class _Mailbox:
         if at_ns < self._start_ns or (self._end_ns is not None and at_ns >= self._end_ns) or self._too_slow:
             return
         self._waiting[number, place] = point
-        if len(self._waiting) > TRADES_WAITING_MAX:
+        if len(self._waiting) > self._most:
             self._waiting.clear()
             self._too_slow = True
         self._some.set()
@@ -394,6 +397,10 @@ class _Mailbox:
                         read[number].pop(place, None)
             for number, points in by_series.items():
                 yield number, points
+            for known in read:
+                # What was read before the first of these came is told; a bucket may still be told as it was read.
+                if known and isinstance(next(iter(known)), tuple):
+                    known.clear()
             if self._over and not self._waiting:
                 return
 
