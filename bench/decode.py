@@ -274,6 +274,32 @@ def _ns(at: datetime) -> int:
     return (at - EPOCH) // MICROSECOND * 1_000
 
 
+def _deribit(number: type[Any]) -> type[Any]:
+    told = float if number is str else number  # it tells numbers, never text
+
+    class Data(msgspec.Struct, frozen=True, gc=False):
+        symbol: str = field(name="instrument_name")
+        id: int = field(name="trade_seq")
+        at: int = field(name="timestamp")
+        price: told  # type: ignore[valid-type]
+        amount: told  # type: ignore[valid-type]
+        direction: str
+
+    class Params(msgspec.Struct, frozen=True, gc=False):
+        data: list[Data]
+
+    class Frame(msgspec.Struct, frozen=True, gc=False):
+        params: Params
+
+    return Frame
+
+
+def _deribit_trade(frame: Any) -> Trade:
+    row = frame.params.data[0]
+    side = _BUY if row.direction == "buy" else _SELL
+    return Trade(row.symbol, row.at, NOW_NS, row.id, row.id, side, row.price, row.amount)
+
+
 SAMPLES = (
     Sample(
         "binance",
@@ -348,6 +374,16 @@ SAMPLES = (
         b'"type":"fill","time":1760000000101,"qty":0.0002,"price":43000.0,"seq":421135}',
         _kraken_futures,
         _kraken_futures_trade,
+    ),
+    Sample(
+        "deribit",
+        "SOL_USDC-PERPETUAL",
+        b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"trades.SOL_USDC-PERPETUAL.100ms","data":['
+        b'{"trade_seq":30289442,"trade_id":"SOL_USDC-48079269","timestamp":1760000000101,"tick_direction":2,"price":143.21,'
+        b'"mark_price":143.2089,"instrument_name":"SOL_USDC-PERPETUAL","index_price":143.2012,"direction":"sell",'
+        b'"amount":12.5,"contracts":125.0}]}}',
+        _deribit,
+        _deribit_trade,
     ),
 )
 

@@ -101,6 +101,8 @@ _CHANNELS: Mapping[Feed, tuple[str, frozenset[Feed], float | None]] = {
     Feed.DEPTH: ("book.{}.100ms", frozenset({Feed.DEPTH}), None),
 }
 _PUSH = b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"'
+# Most frames: found first.
+_TRADES = _PUSH + b"trades."
 _Told = Sequence[Event | Signal]
 _Route = Callable[[bytes, int], _Told]
 
@@ -275,6 +277,8 @@ class Deribit(DeribitHistory):
     def decode(self, frame: bytes, received_ns: int) -> _Told:
         """What one frame says. Raises Unreadable."""
         try:
+            if frame.startswith(_TRADES):
+                return self._trades(frame, received_ns)
             if frame.startswith(_PUSH):
                 route = self._routes.get(frame[len(_PUSH) : len(_PUSH) + 3])
                 if route is not None:

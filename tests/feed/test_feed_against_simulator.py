@@ -135,6 +135,8 @@ async def play() -> AsyncIterator[Play]:
         ("binance_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("coinbase", "BTC-USD", MISCHIEF, 3 * BUSY),
         ("kraken", "BTC/USD", MISCHIEF, 5 * BUSY),
+        ("deribit", "BTC-PERPETUAL", MISCHIEF, BUSY),
+        ("deribit", FIRST_OPTION, MISCHIEF, HECTIC),
     ],
 )
 async def test_after_cuts_gaps_and_garbage_the_trades_on_the_bus_are_the_worlds(
