@@ -234,9 +234,10 @@ class Deribit(DeribitHistory):
         }
 
     def learn(self, instruments: Iterable[Instrument]) -> None:
-        """Replace the listing, and forget what grew of others."""
+        """Replace the listing, and forget what grew of those that are gone."""
         super().learn(instruments)
-        self._growing.clear()
+        listed = {meaning.name for meaning in self._meanings.values()}
+        self._growing = {name: candle for name, candle in self._growing.items() if name in listed}
 
     def streams(self, feed: Feed, symbols: Iterable[str] | None) -> Sequence[Stream]:
         """One channel an instrument; a ticker tells four feeds. Symbols that cannot have the feed are left out."""

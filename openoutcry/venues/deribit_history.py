@@ -14,11 +14,12 @@ https://docs.deribit.com/api-reference/market-data/public-get_last_trades_by_ins
     {"jsonrpc": "2.0", "error": {"code": -32602, "message": "Invalid params", "data": {"reason": "wrong format",
         "param": "instrument_name"}}, "usIn": ...}
 
-Both bounds of a stretch are included. Trades are asked by number, a page at a time, once the first after a time has told
-where to begin: given a start, the venue answers from the earliest on. Of candles and rates never more than a page is asked,
-so that it does not matter which end would be cut. Days are not asked for: where they open is not said. A summary tells by how
-many per cent the price moved, from which its opening price is reckoned; summaries of options are left out, since it is not
-said in what their turnover is told. Options quoted in dollars are summed up under USDC, whatever their coin.
+Both bounds of a stretch are included. Trades are asked by number, a page at a time, once the first after a time has
+told where to begin: given a start, the venue answers from the earliest on. Of candles and rates never more than a page
+is asked, so that it does not matter which end would be cut. Bars longer than two hours are not asked for: whether the
+venue's day opens at 00:00 or at its 08:00 is not said. A summary tells by how many per cent the price moved, from which
+its opening price is reckoned; summaries of options are left out, since it is not said in what their turnover is told.
+Options quoted in dollars are summed up under USDC, whatever their coin.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,9 +61,6 @@ RESOLUTIONS = {
     1_800: "30",
     3_600: "60",
     7_200: "120",
-    10_800: "180",
-    21_600: "360",
-    43_200: "720",
 }
 TRADES_MAX = 1_000
 CANDLES_MAX = 1_000

@@ -411,6 +411,17 @@ def test_a_candle_is_closed_when_the_next_one_opens(deribit: Deribit) -> None:
     assert len(deribit.decode(chart(tick=BAR["tick"] + 120_000), NOW_NS)) == 1
 
 
+def test_a_candle_grows_on_when_the_listing_is_read_again(deribit: Deribit) -> None:
+    listed = list(deribit._listing.values())
+    deribit.decode(chart(), NOW_NS)
+    deribit.learn(listed)
+    closed, _ = deribit.decode(chart(tick=BAR["tick"] + 60_000), NOW_NS)
+    assert isinstance(closed, Candle)
+    assert closed.closed
+    deribit.learn(listed[1:])
+    assert not deribit._growing
+
+
 def test_a_book_is_a_chain_of_changes(deribit: Deribit) -> None:
     name, at_ns = "deribit:BTC-PERPETUAL", 1_554_373_911_330 * MS
     first = BOOK | {
@@ -632,7 +643,7 @@ def test_what_it_does_not_serve(deribit: Deribit, query: Query) -> None:
         deribit.request(Ask(query=query, symbol=PERPETUAL))
 
 
-@pytest.mark.parametrize("interval_s", [None, 7, 14_400, 86_400, 604_800])
+@pytest.mark.parametrize("interval_s", [None, 7, 10_800, 14_400, 86_400, 604_800])
 def test_intervals_it_does_not_serve(deribit: Deribit, interval_s: int | None) -> None:
     with pytest.raises(errors.BadInterval):
         deribit.request(Ask(query=Query.CANDLES, symbol=PERPETUAL, interval_s=interval_s, newest=True, limit=1))
