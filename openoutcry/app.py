@@ -194,6 +194,8 @@ class Server:
             self._spawn("cme", self._drops(config.cme.source).run())
         if config.spikes.on and self._on(config.spikes.venue):
             self._spawn("spikes", self._monitor().run())
+        if self._world.simulator is not None:
+            self._stack.callback(self._world.simulator.hush)
         await self._heard()
 
     async def stop(self) -> None:

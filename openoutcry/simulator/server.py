@@ -42,6 +42,7 @@ class Server:
         self.stages, self.clock = stages, clock
         self.connections: set[_Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.hushed = False
         self._listening: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -58,11 +59,16 @@ class Server:
         self._listening.close()
         for connection in list(self.connections):
             connection.abort()
-        for task in list(self.tasks):
-            task.cancel()
+        self.hush()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self._listening.wait_closed()
         self._listening = None
+
+    def hush(self) -> None:
+        """Answer nothing any more; connections stay open."""
+        self.hushed = True
+        for task in list(self.tasks):
+            task.cancel()
 
 
 class _Connection(asyncio.Protocol):
@@ -137,7 +143,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._waiting.append((self._asked(), self._parser.should_keep_alive()))
-        if not self._busy:
+        if not self._busy and not self._server.hushed:
             self._busy = True
             task = asyncio.get_running_loop().create_task(self._work())
             self._server.tasks.add(task)

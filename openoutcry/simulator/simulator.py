@@ -72,6 +72,12 @@ class Simulator:
         self._pump = asyncio.get_running_loop().create_task(self._run())
         return self._at
 
+    def hush(self) -> None:
+        """Push and answer nothing any more: whoever listens is about to leave, and needs the processor for that."""
+        if self._pump is not None:
+            self._pump.cancel()
+        self._server.hush()
+
     async def stop(self) -> None:
         """End all connections; a second call does nothing."""
         if self._pump is not None:

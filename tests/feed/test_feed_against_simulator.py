@@ -25,6 +25,7 @@ from openoutcry.venues.venue import Feed
 MISCHIEF = {"gap": 0.1, "duplicate": 0.1, "disorder": 0.05, "garbage": 0.1}
 # Where ids tell nothing, a frame that is never sent leaves no trace: only what can be noticed is done there.
 NOTICEABLE = {"duplicate": 0.2, "garbage": 0.1}
+# Enough trades that one in ten of them being lost shows: with 24 a second it does not once in ten thousand runs.
 # Venues that serve their newest trades only are played quietly enough for those to reach back to the minute's opening.
 BUSY, QUIET = 8.0, 0.3
 # An option trades once in a quarter of a minute; and what it is called depends on the day.
@@ -125,17 +126,17 @@ async def play() -> AsyncIterator[Play]:
     [
         ("binance", "BTCUSDT", MISCHIEF, BUSY),
         ("binance_futures", "BTCUSDT", MISCHIEF, BUSY),
-        ("binance_delivery", "BTCUSD_PERP", MISCHIEF, BUSY),
+        ("binance_delivery", "BTCUSD_PERP", MISCHIEF, 5 * BUSY),
         ("okx", "BTC-USDT-SWAP", MISCHIEF, BUSY),
         ("bybit", "BTCUSDT", NOTICEABLE, QUIET),
         ("hyperliquid", "BTC", NOTICEABLE, QUIET),
-        ("kraken_futures", "PI_XBTUSD", NOTICEABLE, BUSY),
         ("okx_options", FIRST_OPTION, MISCHIEF, HECTIC),
         ("bybit_options", FIRST_OPTION, NOTICEABLE, LIVELY),
         ("binance_options", FIRST_OPTION, NOTICEABLE, LIVELY),
+        ("kraken_futures", "PI_XBTUSD", NOTICEABLE, BUSY),
         ("coinbase", "BTC-USD", MISCHIEF, 3 * BUSY),
         ("kraken", "BTC/USD", MISCHIEF, 5 * BUSY),
-        ("deribit", "BTC-PERPETUAL", MISCHIEF, BUSY),
+        ("deribit", "BTC-PERPETUAL", MISCHIEF, 3 * BUSY),
         ("deribit", FIRST_OPTION, MISCHIEF, HECTIC),
     ],
 )

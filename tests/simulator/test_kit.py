@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import httpx2
 import msgspec
@@ -34,6 +35,20 @@ async def raw(simulator: Simulator, request: bytes) -> bytes:
     writer.close()
     await writer.wait_closed()
     return answer
+
+
+async def test_whoever_is_about_to_leave_is_answered_no_more(play: Play) -> None:
+    simulator = await play("binance")
+    request = b"GET /binance/api/v3/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert (await raw(simulator, request)).startswith(b"HTTP/1.1 200")
+    simulator.hush()
+    asked = asyncio.ensure_future(raw(simulator, request))
+    done, _ = await asyncio.wait([asked], timeout=0.2)
+    assert not done
+    await simulator.stop()
+    # Broken off without a word.
+    with suppress(ConnectionResetError):
+        assert await asked == b""
 
 
 async def test_every_venue_answers_below_its_own_path_of_one_port(play: Play, get: Get) -> None:
