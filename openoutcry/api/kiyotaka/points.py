@@ -301,7 +301,10 @@ class Points:
             # Nobody is asked for bars: where none are, there is nothing to look through.
             begun_ns = await self._market.columnar.begun(piece.key)
             at_ns = max(at_ns, open_of(self._clock.now_ns(), piece.key.interval_s) if begun_ns is None else begun_ns)
-        while at_ns < (stop_ns := self._stop(end_ns)):
+        # Time goes on while history is read; what came since the last stretch was asked for is heard.
+        to_ns, stop_ns = at_ns, self._stop(end_ns)
+        while to_ns < stop_ns:
+            stop_ns = self._stop(end_ns)
             to_ns = min(at_ns + span_ns, stop_ns)
             yield await self._market.columnar.between(piece.instrument, piece.key, at_ns, to_ns, trades=piece.outright)
             at_ns = to_ns
@@ -309,7 +312,9 @@ class Points:
     async def _trades(self, piece: Piece, start_ns: int, end_ns: int | None, rows_max: int) -> AsyncIterator[Told]:
         at_ns = self._clipped(piece, start_ns, self._clock.now_ns())[0]
         columnar = self._market.columnar
-        while at_ns < (stop_ns := self._stop(end_ns)):
+        next_ns, stop_ns = at_ns, self._stop(end_ns)
+        while next_ns < stop_ns:
+            stop_ns = self._stop(end_ns)
             columns, lack = await columnar.trades(
                 piece.instrument, at_ns, stop_ns, rows_max=rows_max, ask=piece.outright
             )
