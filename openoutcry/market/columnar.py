@@ -298,7 +298,7 @@ class Columnar:
         for interval_s in INTERVALS_S:
             step_ns = interval_s * NS
             low_ns, high_ns = open_of(start_ns + step_ns - 1, interval_s), open_of(end_ns, interval_s)
-            for side in (Side.BUY, Side.SELL):
+            for side in Side:
                 key = SeriesKey(instrument.name, Of.CANDLES, interval_s, side)
                 if low_ns < high_ns:
                     self._keep(key, low_ns, high_ns, made.get(key, ()), ())

@@ -171,7 +171,11 @@ async def test_candles_of_a_side_are_made_of_the_venues_trades(file_box: Any) ->
             expected.append((open_ns, float(inside[-1].price), float(len(inside))))
         assert flat(told) == expected
         assert all(cut.block.of["first_ns"].all() for cut in told.cuts)
-    # The other side came with the first answer.
+    both = await ask(box, start_ns, end_ns)
+    assert [row[2] for row in flat(both)] == [6.0] * 10
+    assert all(cut.block.of["last_ns"].all() for cut in both.cuts)
+    # The other side, and both together, came with the first answer.
+    assert len(box.outside.asks) == 1
     assert len([each for each in box.outside.asks if each.query is Query.TRADES]) == 1
 
 
