@@ -1,6 +1,7 @@
 """Kiyotaka over gRPC: conversations with a real server, by a real client."""
 
 import asyncio
+import dataclasses
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -10,10 +11,13 @@ import grpc
 import psutil
 import pytest
 
-from openoutcry.api.kiyotaka import contract
+from openoutcry.api.kiyotaka import contract, encode, wire
+from openoutcry.api.kiyotaka.catalogue import Catalogue
+from openoutcry.api.kiyotaka.points import BUCKETS_WAITING, WAITING_MAX, Leash, Points
 from openoutcry.clock import NS
-from openoutcry.errors import Unavailable
+from openoutcry.errors import LimitExceeded, Unavailable
 from openoutcry.events import Side, open_of
+from openoutcry.telemetry import Telemetry
 from tests.api.points import MINUTE_NS, NOW_NS, Restless, World
 
 NOW_S = NOW_NS // NS
@@ -469,6 +473,13 @@ async def test_the_open_bucket_is_told_when_it_changes_and_at_most_once_a_pulse(
     world.market.pulse.pulse()
     await until(lambda: len(heard.points) == 2)
     assert [point[3] for point in heard.points] == [24.5, 25.0]
+    # The other side is none of its business, whether it grows or closes.
+    world.trade(51, "55", Side.SELL)
+    await world.advance(62)
+    world.trade(52, "101")
+    await world.advance(1)
+    await until(lambda: heard.points[-1][2] == 101)
+    assert {point[2] for point in heard.points} == {100, 101}
     await heard.close()
 
 
@@ -589,6 +600,31 @@ async def test_history_comes_in_messages_that_every_client_takes(caller: Caller,
     assert len(heard.points) >= 43_000
     seconds = [point[1] for point in heard.points]
     assert seconds == sorted(set(seconds))
+
+
+async def test_a_stream_that_nobody_pulls_is_given_up_and_says_so(world: World) -> None:
+    doors = dataclasses.replace(world.doors, telemetry=Telemetry())
+    points = Points(doors, Catalogue(doors.market, doors.exchanges, doors.clock))
+    world.follow()
+    world.trade(1)
+    await world.advance(61)
+    asked = wire.question(contract.PointRequest(type=[T["TRADE"]], side=2, **SPOT))
+    stream = points.stream(asked, encode.Protobuf(), Leash())
+    first = asyncio.ensure_future(stream.__anext__())
+    while not len(points.hub):  # noqa: ASYNC110  it begins to listen in its own time
+        await asyncio.sleep(0)
+    world.trade(2)
+    assert contract.PointSeries.FromString(await first).points[0].trade.id == "2"
+    for number in range(3, 3 + WAITING_MAX + BUCKETS_WAITING):
+        world.trade(number)
+    told = contract.PointSeries.FromString(await stream.__anext__()).points
+    assert len(told) == WAITING_MAX + BUCKETS_WAITING
+    for number in range(9_000, 9_001 + WAITING_MAX + BUCKETS_WAITING):
+        world.trade(number)
+    with pytest.raises(LimitExceeded, match="too slow"):
+        await stream.__anext__()
+    assert points.streams == 0
+    assert len(points.hub) == 0
 
 
 STALLED = """

@@ -69,6 +69,7 @@ class FakeVenue:
         self.begun_ns = 0
         self.traded: Callable[[int], bool] = lambda _open_ns: True
         self.extra: dict[Query, Callable[[Ask], Sequence[Event]]] = {}
+        self.venue_feeds = frozenset(Feed)
         self.venue_intervals_s = frozenset(INTERVALS_S) | {180}
         self.venue_queries = frozenset({Query.INSTRUMENTS, Query.CANDLES})
         self.listed = {"BTCUSDT": instrument(), "ETHUSDT": instrument(symbol="ETHUSDT")}
@@ -78,7 +79,7 @@ class FakeVenue:
 
     def feeds(self, venue: str) -> frozenset[Feed]:
         self._check(venue)
-        return frozenset(Feed)
+        return self.venue_feeds
 
     def queries(self, venue: str) -> frozenset[Query]:
         self._check(venue)

@@ -14,7 +14,7 @@ from openoutcry.market.blocks import BLOCK_ROWS
 from openoutcry.market.columnar import Told
 from openoutcry.market.pulse import NoBars
 from openoutcry.market.series import Of, Row, SeriesKey, State
-from openoutcry.venues.venue import Ask, Query
+from openoutcry.venues.venue import Ask, Feed, Query
 
 MINUTE_NS = 60 * NS
 HOUR_NS = 3_600 * NS
@@ -261,6 +261,21 @@ async def test_a_minute_without_a_liquidation_is_known_to_be_empty_where_all_wer
     told = await ask(box, begun_ns - 5 * MINUTE_NS, end_ns, key)
     # The last minute may still be told of.
     assert list(told.missing) == [(begun_ns - 5 * MINUTE_NS, begun_ns), (end_ns - MINUTE_NS, end_ns)]
+    # The same at once, when a first bar is there.
+    box.bus.publish([LiquidationBar(NAME, Side.SELL, 60, end_ns, Decimal(1), Decimal(9), 1, True, end_ns)])
+    await box.advance(60)
+    await ask(box, begun_ns, end_ns + MINUTE_NS, key)
+    await box.advance(240)
+    at_hand = box.market.columnar.at_hand(key, end_ns, end_ns + 5 * MINUTE_NS)
+    assert at_hand is not None
+    assert list(at_hand.missing) == [(end_ns + 4 * MINUTE_NS, end_ns + 5 * MINUTE_NS)]
+    # Nobody hears what a venue does not tell.
+    box.outside.venue_feeds -= {Feed.LIQUIDATIONS}
+    await box.advance(300)
+    deaf = await ask(box, end_ns + 4 * MINUTE_NS, end_ns + 9 * MINUTE_NS, key)
+    assert list(deaf.missing) == [(end_ns + 4 * MINUTE_NS, end_ns + 9 * MINUTE_NS)]
+    box.outside.venue_feeds |= {Feed.LIQUIDATIONS}
+    end_ns += 10 * MINUTE_NS
     # After a gap, what is empty counts from its end only.
     bars.missed(LiquidationBar, NAME, end_ns + 60 * MINUTE_NS)
     await box.advance(7_200)

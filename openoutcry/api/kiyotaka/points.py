@@ -107,11 +107,11 @@ class Points:
     def __init__(self, doors: Doors, catalogue: Catalogue) -> None:
         self._doors, self._catalogue = doors, catalogue
         self._market, self._clock = doors.market, doors.clock
-        self._hub = _Hub(doors)
+        self.hub = _Hub(doors)
         self.streams = 0
         gauge = doors.telemetry.gauge("kiyotaka", "Streams of points that are open, and series they follow", ("what",))
         gauge.labels("streams").set_function(lambda: self.streams)
-        gauge.labels("series").set_function(lambda: len(self._hub))
+        gauge.labels("series").set_function(lambda: len(self.hub))
 
     # -- a window
 
@@ -248,7 +248,7 @@ class Points:
         with ExitStack() as leave:
             if goes_on:
                 for number, piece in enumerate(pieces):
-                    leave.callback(self._hub.follow(piece, form, partial(box.put, number)))
+                    leave.callback(self.hub.follow(piece, form, partial(box.put, number)))
                 leave.callback(self._followed(pieces))
             read: list[dict[object, bytes]] = [{} for _ in pieces]
             if replays:
