@@ -14,11 +14,7 @@ from openoutcry.simulator.simulator import Simulator
 from openoutcry.simulator.tape import Bar
 from openoutcry.simulator.world import World
 from openoutcry.venues.venue import Ask, Query
-
-NS = 1_000_000_000
-# 2026-11-20 13:00:20 UTC: a Friday, twenty seconds into a minute.
-START_NS = 1_795_179_620 * NS
-DAY_NS = 86_400 * NS
+from tests.simulator.client import DAY_NS, START_NS
 
 Play = Callable[..., Awaitable[Simulator]]
 Get = Callable[..., Awaitable[httpx2.Response]]

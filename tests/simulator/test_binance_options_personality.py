@@ -6,81 +6,36 @@ from decimal import Decimal
 
 import pytest
 
-from openoutcry.clock import NS, ManualClock
+from openoutcry.clock import NS
 from openoutcry.errors import RateLimited, Unavailable, UnknownInstrument
-from openoutcry.events import Candle, Event, OpenInterest, Side, Ticker, Trade
+from openoutcry.events import Candle, OpenInterest, Side, Ticker, Trade
 from openoutcry.instrument import Kind
-from openoutcry.simulator.simulator import Simulator
-from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
+from openoutcry.transport import TransportError
 from openoutcry.venues.binance_options import TRADES_MAX, BinanceOptions
-from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query, Signal, Skipped, Subscribed
+from openoutcry.venues.venue import Ask, Feed, Page, Query, Skipped, Subscribed
+from tests.simulator.client import DAY_NS, MINUTE_NS, START_NS, Fence, Line, Said, VenueClient, playing
 
-# 2026-11-20 13:00:20 UTC.
-START_NS = 1_795_179_620 * NS
-MINUTE_NS, DAY_NS = 60 * NS, 86_400 * NS
-Said = list[Event | Signal]
+FENCE = Fence(b'{"method":"GET_PROPERTY","params":["combined"],"id":"fence"}', b'"fence"')
 
 
-class Client:
-    """What the feed does of the adapter's part, without the feed: ask page by page, subscribe, decode."""
+class Client(VenueClient[BinanceOptions]):
+    """Streams are named in the address."""
 
     def __init__(self) -> None:
-        self.clock = ManualClock(START_NS)
-        self.simulator = Simulator(7, self.clock, ["binance_options"])
-        self.world, self.faults = self.simulator.world, self.simulator.faults
-        self.venue, self.http = BinanceOptions(), HttpClient()
-        self.opened: list[Socket] = []
+        super().__init__(BinanceOptions(), FENCE)
         listings = self.world.listings("binance_options")
         self.symbols = [a.instrument.symbol for a in listings]
         self.bitcoins = [a.name for a in listings if a.instrument.coin == "BTC"]
 
-    async def send(self, ask: Ask) -> Answer:
-        request = self.venue.request(ask)
-        url = self.simulator.addresses()["binance_options"]["rest"] + request.path
-        response = await self.http.send(request.method, url, query=request.query)
-        return Answer(response.status, response.headers, response.body, self.clock.now_ns())
-
-    async def pages(self, ask: Ask) -> list[Page]:
-        found: list[Page] = []
-        following: Ask | None = ask
-        while following is not None:
-            found.append(self.venue.page(following, await self.send(following)))
-            following = found[-1].next
-        return found
-
-    async def ask(self, ask: Ask) -> list[Event]:
-        return [event for page in await self.pages(ask) for event in page.events]
-
-    async def listen(self, feed: Feed, *symbols: str) -> tuple[Socket, AsyncIterator[bytes]]:
+    async def listen(self, feed: Feed, *symbols: str) -> Line:
         streams = self.venue.streams(feed, symbols)
-        endpoint = streams[0].endpoint
-        address = self.simulator.addresses()["binance_options"]["sockets"][endpoint]
-        socket = await SocketClient().open(self.venue.url(address, endpoint, streams))
-        self.opened.append(socket)
-        return socket, aiter(socket)
-
-    async def hear(self, socket: Socket, frames: AsyncIterator[bytes]) -> Said:
-        """All that was sent until now: a question is answered behind it."""
-        await socket.send(b'{"method":"GET_PROPERTY","params":["combined"],"id":"fence"}')
-        told: Said = []
-        while b'"fence"' not in (frame := await anext(frames)):
-            told += self.venue.decode(frame, self.clock.now_ns())
-        return told
+        return await self.open(streams[0].endpoint, streams)
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    client = Client()
-    await client.simulator.start()
-    try:
-        (page,) = await client.pages(Ask(query=Query.INSTRUMENTS))
-        client.venue.learn(page.instruments)
+    async with playing(Client()) as client:
         yield client
-    finally:
-        for socket in client.opened:
-            await socket.close()
-        await client.http.close()
-        await client.simulator.stop()
 
 
 async def test_the_listing_has_calls_and_puts_of_two_expiries_on_each_coin(client: Client) -> None:
@@ -149,12 +104,9 @@ async def test_candles_that_are_streamed_close_with_the_values_of_the_world(clie
 
 
 async def test_a_stream_asked_for_at_the_wrong_root_is_acknowledged_and_silent(client: Client) -> None:
-    address = client.simulator.addresses()["binance_options"]["sockets"]["market"]
-    socket = await SocketClient().open(client.venue.url(address, "market", ()))
-    client.opened.append(socket)
+    socket, frames = await client.open("market")
     for frame in client.venue.subscribe(client.venue.streams(Feed.TRADES, client.symbols)):
         await socket.send(frame)
-    frames = aiter(socket)
     assert await client.hear(socket, frames) == [Subscribed()]
     await client.clock.advance(60.0)
     assert await client.hear(socket, frames) == []

@@ -1,120 +1,40 @@
 """The adapter against the personality over real sockets, with the world's truth at hand."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
-from decimal import Decimal
+from collections.abc import AsyncIterator
 
 import pytest
 
-from openoutcry.clock import NS, ManualClock
+from openoutcry.clock import NS
 from openoutcry.errors import RateLimited, Unavailable, UnknownInstrument, Unreadable
-from openoutcry.events import Candle, Event, Quote, Side, Ticker, Trade
+from openoutcry.events import Candle, Quote, Ticker
 from openoutcry.instrument import Kind
 from openoutcry.simulator.coinbase import CANDLES_MAX, TRADES_MAX
-from openoutcry.simulator.simulator import Simulator
-from openoutcry.simulator.tape import Tape
-from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
 from openoutcry.venues.coinbase import Coinbase
-from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refused, Signal, Subscribed
+from openoutcry.venues.venue import Alive, Ask, Feed, Query, Refused, Subscribed
+from tests.simulator.client import (
+    DAY_NS,
+    HOUR_NS,
+    MINUTE_NS,
+    START_NS,
+    Fence,
+    VenueClient,
+    ends,
+    playing,
+    told_of,
+    truth_of,
+)
 
-# 2026-11-20 13:00:20 UTC.
-START_NS = 1_795_179_620 * NS
-MINUTE_NS, HOUR_NS, DAY_NS = 60 * NS, 3_600 * NS, 86_400 * NS
 BTC = "coinbase:BTC-USD"
-ENDS_S_MAX = 10.0
-Said = list[Event | Signal]
-
-
-class Client:
-    """What the feed does of the adapter's part, without the feed: ask page by page, subscribe, decode."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock(START_NS)
-        self.simulator = Simulator(7, self.clock, ["coinbase"])
-        self.world, self.faults = self.simulator.world, self.simulator.faults
-        self.venue, self.http = Coinbase(), HttpClient()
-        self.opened: list[Socket] = []
-
-    async def get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Answer:
-        url = self.simulator.addresses()["coinbase"]["rest"] + path
-        response = await self.http.send("GET", url, query=query)
-        return Answer(response.status, response.headers, response.body, self.clock.now_ns())
-
-    async def pages(self, ask: Ask) -> list[Page]:
-        found: list[Page] = []
-        following: Ask | None = ask
-        while following is not None:
-            # A question a fifteenth of a second is what the venue allows.
-            await self.clock.advance(0.1)
-            request = self.venue.request(following)
-            found.append(self.venue.page(following, await self.get(request.path, request.query)))
-            following = found[-1].next
-        return found
-
-    async def ask(self, ask: Ask) -> list[Event]:
-        return [event for page in await self.pages(ask) for event in page.events]
-
-    async def open(self) -> tuple[Socket, AsyncIterator[bytes]]:
-        socket = await SocketClient().open(self.simulator.addresses()["coinbase"]["sockets"]["ws"])
-        self.opened.append(socket)
-        return socket, aiter(socket)
-
-    async def subscribe(self, *feeds: Feed, symbol: str = "BTC-USD") -> tuple[Socket, AsyncIterator[bytes]]:
-        socket, frames = await self.open()
-        for feed in feeds:
-            for frame in self.venue.subscribe(self.venue.streams(feed, [symbol])):
-                await socket.send(frame)
-        return socket, frames
-
-    async def hear(self, socket: Socket, frames: AsyncIterator[bytes]) -> Said:
-        """All that was sent until now: what nobody understands is answered behind it."""
-        await socket.send(b'{"type":"fence"}')
-        told: Said = []
-        while True:
-            frame = await anext(frames)
-            if b"Invalid type" in frame:
-                return told
-            told += self.venue.decode(frame, self.clock.now_ns())
+FENCE = Fence(b'{"type":"fence"}', b"Invalid type")
+Client = VenueClient[Coinbase]
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    client = Client()
-    await client.simulator.start()
-    try:
-        for page in await client.pages(Ask(query=Query.INSTRUMENTS)):
-            assert page.unread == 0
-            client.venue.learn(page.instruments)
+    # A question a fifteenth of a second is what the venue allows.
+    async with playing(Client(Coinbase(), FENCE, "BTC-USD", pause_s=0.1)) as client:
         yield client
-    finally:
-        for socket in client.opened:
-            await socket.close()
-        await client.http.close()
-        await client.simulator.stop()
-
-
-async def ends(frames: AsyncIterator[bytes]) -> None:
-    """The line is cut, after whatever was still sent."""
-    async with asyncio.timeout(ENDS_S_MAX):
-        with pytest.raises((TransportError, StopAsyncIteration)):
-            while True:
-                await anext(frames)
-
-
-Row = tuple[int | str, int, Side, Decimal, Decimal]
-
-
-def told_of(events: Iterable[Event | Signal]) -> list[Row]:
-    return [(e.id, e.event_ns, e.side, e.price, e.size) for e in events if isinstance(e, Trade)]
-
-
-def truth_of(client: Client, tape: Tape) -> list[Row]:
-    s = client.world.speller(BTC)
-    return [
-        (row.first_id, row.ns, Side.SELL if row.sell else Side.BUY, s.price_decimal(row.ticks), s.coins(row.lots))
-        for row in tape
-    ]
 
 
 # Streams
@@ -126,13 +46,13 @@ async def test_streamed_trades_are_the_trades_of_the_world(client: Client) -> No
     told = await client.hear(socket, frames)
     assert told[0] == Subscribed(("heartbeat:BTC-USD", "matches:BTC-USD"))
     # First the newest of before once more.
-    assert told_of(told) == truth_of(client, client.world.last_trades(BTC, 1, begin_ns))
+    assert told_of(told) == truth_of(client.world, BTC, client.world.last_trades(BTC, 1, begin_ns))
     await client.clock.advance(30.0)
     told += await client.hear(socket, frames)
     made = client.world.trades(BTC, begin_ns, begin_ns + 29 * NS)
     assert len(made) > 20
     heard = [row for row in told_of(told)[1:] if row[1] < begin_ns + 29 * NS]
-    assert heard == truth_of(client, made)
+    assert heard == truth_of(client.world, BTC, made)
     assert 28 <= told.count(Alive()) <= 31
     ids = [row[0] for row in told_of(told)]
     assert ids == list(range(int(ids[0]), int(ids[0]) + len(ids)))
@@ -224,7 +144,9 @@ async def test_a_cut_ends_the_line_and_what_was_made_meanwhile_is_told_by_rest(c
     missed = await client.ask(Ask(query=Query.TRADES, symbol="BTC-USD", from_id=last[0]))
     now_ns = client.clock.now_ns()
     assert len(missed) > 100
-    assert told_of(missed) == truth_of(client, client.world.trades_from(BTC, int(last[0]) + 1, 10_000, now_ns))
+    assert told_of(missed) == truth_of(
+        client.world, BTC, client.world.trades_from(BTC, int(last[0]) + 1, 10_000, now_ns)
+    )
 
 
 # Questions
@@ -243,7 +165,7 @@ async def test_trades_of_any_stretch_are_found(client: Client, ago_ns: int, span
     start_ns = client.clock.now_ns() - ago_ns
     ask = Ask(query=Query.TRADES, symbol="BTC-USD", start_ns=start_ns, end_ns=start_ns + span_ns)
     pages = await client.pages(ask)
-    truth = truth_of(client, client.world.trades(BTC, start_ns, start_ns + span_ns))
+    truth = truth_of(client.world, BTC, client.world.trades(BTC, start_ns, start_ns + span_ns))
     assert truth
     assert told_of(event for page in pages for event in page.events) == truth
     spans = [(p.start_ns, p.end_ns) for p in pages if p.start_ns is not None]
@@ -252,7 +174,7 @@ async def test_trades_of_any_stretch_are_found(client: Client, ago_ns: int, span
     assert len(pages) < 25 + len(truth) // TRADES_MAX
     newest = Ask(query=Query.TRADES, symbol="BTC-USD", end_ns=start_ns + span_ns, newest=True, limit=1_500)
     before = client.world.last_trades(BTC, 1_500, start_ns + span_ns)
-    assert sorted(told_of(await client.ask(newest))) == truth_of(client, before)
+    assert told_of(await client.ask(newest)) == truth_of(client.world, BTC, before)
 
 
 async def test_trades_from_before_the_first_begin_with_it(client: Client) -> None:
@@ -261,7 +183,7 @@ async def test_trades_from_before_the_first_begin_with_it(client: Client) -> Non
         query=Query.TRADES, symbol="BTC-USD", start_ns=listed_ns - DAY_NS, end_ns=listed_ns + HOUR_NS, limit=1_200
     )
     truth = client.world.trades(BTC, listed_ns, listed_ns + HOUR_NS)[:1_200]
-    assert told_of(await client.ask(ask)) == truth_of(client, truth)
+    assert told_of(await client.ask(ask)) == truth_of(client.world, BTC, truth)
 
 
 async def test_the_headers_of_a_page_name_its_ends_and_before_means_the_newest(client: Client) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from openoutcry.clock import NS, ManualClock
+from openoutcry.clock import NS
 from openoutcry.errors import RateLimited, Unavailable, UnknownInstrument, Unreadable
 from openoutcry.events import (
     Candle,
     DepthDelta,
     DepthSnapshot,
-    Event,
     FundingRate,
     Liquidation,
     MarkPrice,
@@ -28,131 +27,44 @@ from openoutcry.events import (
 from openoutcry.feed.depth import Depth, Outcome
 from openoutcry.instrument import Kind
 from openoutcry.simulator.deribit import RECENT_DAYS
-from openoutcry.simulator.simulator import Simulator
-from openoutcry.simulator.tape import Bar, Tape
+from openoutcry.simulator.tape import Bar
 from openoutcry.simulator.world import World
-from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
+from openoutcry.transport import TransportError
 from openoutcry.venues.deribit import Deribit
 from openoutcry.venues.venue import (
     Alive,
-    Answer,
     Ask,
     Feed,
-    Page,
     Query,
     Refused,
     Reply,
-    Signal,
     Stream,
     Subscribed,
 )
+from tests.simulator.client import (
+    DAY_NS,
+    HOUR_NS,
+    MINUTE_NS,
+    START_NS,
+    Fence,
+    Said,
+    VenueClient,
+    playing,
+    told_of,
+    truth_of,
+)
 
-# 2026-11-20 13:00:20 UTC.
-START_NS = 1_795_179_620 * NS
-MS = 1_000_000
-MINUTE_NS, HOUR_NS, DAY_NS = 60 * NS, 3_600 * NS, 86_400 * NS
 INVERSE, LINEAR, DATED, CALL = "BTC-PERPETUAL", "SOL_USDC-PERPETUAL", "BTC-25DEC26", "BTC-25DEC26-64000-C"
 SYMBOLS = [INVERSE, LINEAR, DATED, CALL]
-Said = list[Event | Signal]
+FENCE = Fence(b'{"jsonrpc":"2.0","id":"fence","method":"public/get_time","params":{}}', b'"fence"')
+Client = VenueClient[Deribit]
 SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
-
-
-class Client:
-    """What the feed does of the adapter's part, without the feed: ask page by page, subscribe, decode."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock(START_NS)
-        self.simulator = Simulator(7, self.clock, ["deribit"])
-        self.world, self.faults = self.simulator.world, self.simulator.faults
-        self.venue, self.http = Deribit(), HttpClient()
-        self.opened: list[Socket] = []
-
-    async def send(self, ask: Ask) -> Answer:
-        request = self.venue.request(ask)
-        return await self.get(request.path, **dict(request.query))
-
-    async def get(self, path: str, **query: str) -> Answer:
-        url = self.simulator.addresses()["deribit"]["rest"] + path
-        response = await self.http.send("GET", url, query=tuple(query.items()))
-        return Answer(response.status, response.headers, response.body, self.clock.now_ns())
-
-    async def pages(self, ask: Ask) -> list[Page]:
-        found: list[Page] = []
-        following: Ask | None = ask
-        while following is not None:
-            found.append(self.venue.page(following, await self.send(following)))
-            following = found[-1].next
-        return found
-
-    async def ask(self, ask: Ask) -> list[Event]:
-        pages = await self.pages(ask)
-        return [event for page in (pages[::-1] if ask.newest else pages) for event in page.events]
-
-    async def learn(self) -> None:
-        pages = await self.pages(Ask(query=Query.INSTRUMENTS))
-        assert [page.unread for page in pages] == [0, 0]
-        self.venue.learn([instrument for page in pages for instrument in page.instruments])
-
-    async def open(self) -> tuple[Socket, AsyncIterator[bytes]]:
-        socket = await SocketClient().open(self.simulator.addresses()["deribit"]["sockets"]["ws"])
-        self.opened.append(socket)
-        return socket, aiter(socket)
-
-    async def subscribe(self, *feeds: Feed, symbol: str) -> tuple[Socket, AsyncIterator[bytes]]:
-        socket, frames = await self.open()
-        for feed in feeds:
-            for frame in self.venue.subscribe(self.venue.streams(feed, [symbol])):
-                await socket.send(frame)
-        return socket, frames
-
-    async def hear(self, socket: Socket, frames: AsyncIterator[bytes]) -> Said:
-        """All that was sent until now: a question of ours is answered behind it."""
-        await socket.send(b'{"jsonrpc":"2.0","id":"fence","method":"public/get_time","params":{}}')
-        told: Said = []
-        while True:
-            frame = await anext(frames)
-            if b'"fence"' in frame:
-                return told
-            told += self.venue.decode(frame, self.clock.now_ns())
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    client = Client()
-    await client.simulator.start()
-    try:
-        await client.learn()
+    async with playing(Client(Deribit(), FENCE)) as client:
         yield client
-    finally:
-        for socket in client.opened:
-            await socket.close()
-        await client.http.close()
-        await client.simulator.stop()
-
-
-Told = tuple[int | str, int, Side, Decimal, Decimal]
-
-
-def told_of(events: Iterable[Event | Signal]) -> list[Told]:
-    return [
-        (e.id, e.event_ns, e.side, e.price, e.size if e.contracts is None else e.contracts)
-        for e in events
-        if isinstance(e, Trade)
-    ]
-
-
-def truth_of(client: Client, symbol: str, tape: Tape) -> list[Told]:
-    s = client.world.speller(f"deribit:{symbol}")
-    return [
-        (
-            row.first_id,
-            row.ns,
-            Side.SELL if row.sell else Side.BUY,
-            s.price_decimal(row.ticks),
-            s.size_decimal(row.lots),
-        )
-        for row in tape
-    ]
 
 
 def flat(candles: Sequence[Candle]) -> list[int]:
@@ -186,7 +98,7 @@ async def test_streamed_trades_are_the_trades_of_the_world_without_a_hole(
     told = [e for e in told if isinstance(e, Trade | Liquidation) and e.event_ns < end_ns]
     made = client.world.trades(name, START_NS, end_ns)
     assert len(made) > 5
-    assert told_of(told) == truth_of(client, symbol, made)
+    assert told_of(told) == truth_of(client.world, name, made)
     ids = [e.id for e in told if isinstance(e, Trade)]
     assert all(isinstance(id_, int) for id_ in ids)
     assert ids == list(range(made.first_id[0], made.first_id[0] + len(ids)))
@@ -199,7 +111,8 @@ async def test_streamed_trades_are_the_trades_of_the_world_without_a_hole(
 
 async def test_some_trades_are_liquidations_and_some_are_block_trades(client: Client) -> None:
     answer = await client.get(
-        "/api/v2/public/get_last_trades_by_instrument", instrument_name=INVERSE, count="1000", sorting="desc"
+        "/api/v2/public/get_last_trades_by_instrument",
+        [("instrument_name", INVERSE), ("count", "1000"), ("sorting", "desc")],
     )
     rows = msgspec.json.decode(answer.body)["result"]["trades"]
     assert len(rows) == 1_000
@@ -359,6 +272,8 @@ async def test_a_call_that_cannot_be_served_is_refused_in_the_venues_words(
 
 
 async def test_the_listing_is_the_worlds(client: Client) -> None:
+    pages = await client.pages(Ask(query=Query.INSTRUMENTS))
+    assert [page.unread for page in pages] == [0, 0]
     listed = {i.name: i for i in client.venue._listing.values()}
     assert listed == {a.name: a.instrument for a in client.world.listings("deribit")}
     kinds = Counter(i.kind for i in listed.values())
@@ -375,7 +290,7 @@ async def test_trades_of_the_past_page_by_page(client: Client, symbol: str, newe
     told = told_of(await client.ask(ask))
     made = client.world.trades(name, start_ns, end_ns)
     assert len(made) > (10 if symbol == CALL else 500)
-    assert told == truth_of(client, symbol, made)
+    assert told == truth_of(client.world, name, made)
 
 
 async def test_trades_by_number_and_of_long_ago(client: Client) -> None:
@@ -383,15 +298,15 @@ async def test_trades_by_number_and_of_long_ago(client: Client) -> None:
     made = client.world.last_trades(name, 2_300, START_NS)
     after = int(made.first_id[299])
     told = told_of(await client.ask(Ask(query=Query.TRADES, symbol=INVERSE, from_id=after)))
-    assert told == truth_of(client, INVERSE, made[300:])
+    assert told == truth_of(client.world, name, made[300:])
     start_ns = START_NS - (RECENT_DAYS + 3) * DAY_NS
     ask = Ask(query=Query.TRADES, symbol=INVERSE, start_ns=start_ns, end_ns=start_ns + HOUR_NS)
     told = told_of(await client.ask(ask))
-    assert told == truth_of(client, INVERSE, client.world.trades(name, start_ns, start_ns + HOUR_NS))
+    assert told == truth_of(client.world, name, client.world.trades(name, start_ns, start_ns + HOUR_NS))
     # Who does not ask for old ones gets none.
     request = client.venue.request(ask)
-    query = {key: value for key, value in request.query if key != "include_old"}
-    young = await client.get(request.path, **query)
+    query = [(key, value) for key, value in request.query if key != "include_old"]
+    young = await client.get(request.path, query)
     assert msgspec.json.decode(young.body)["result"] == {"trades": [], "has_more": False}
 
 

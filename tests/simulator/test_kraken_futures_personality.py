@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 import msgspec
 import pytest
 
-from openoutcry.clock import NS, ManualClock
+from openoutcry.clock import NS
 from openoutcry.errors import OutOfReach, RateLimited, Unavailable, UnknownInstrument, Unreadable
 from openoutcry.events import (
     Candle,
@@ -23,98 +23,32 @@ from openoutcry.events import (
 )
 from openoutcry.instrument import Kind
 from openoutcry.simulator.kraken_futures import CANDLES_MAX, TRADES_MAX
-from openoutcry.simulator.simulator import Simulator
 from openoutcry.simulator.tape import Tape
-from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
+from openoutcry.transport import TransportError
 from openoutcry.venues.kraken_futures import KrakenFutures
-from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refused, Signal, Skipped, Subscribed
+from openoutcry.venues.venue import Alive, Ask, Feed, Page, Query, Refused, Signal, Skipped, Subscribed
+from tests.simulator.client import DAY_NS, HOUR_NS, MINUTE_NS, START_NS, Fence, VenueClient, playing, told_of, truth_of
 
-# 2026-11-20 13:00:20 UTC.
-START_NS = 1_795_179_620 * NS
-MINUTE_NS, HOUR_NS, DAY_NS = 60 * NS, 3_600 * NS, 86_400 * NS
 LINEAR, INVERSE = "PF_XBTUSD", "PI_XBTUSD"
-Said = list[Event | Signal]
-
-
-class Client:
-    """What the feed does of the adapter's part, without the feed: ask page by page, subscribe, decode."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock(START_NS)
-        self.simulator = Simulator(7, self.clock, ["kraken_futures"])
-        self.world, self.faults = self.simulator.world, self.simulator.faults
-        self.venue, self.http = KrakenFutures(), HttpClient()
-        self.opened: list[Socket] = []
-
-    async def send(self, ask: Ask) -> Answer:
-        request = self.venue.request(ask)
-        url = self.simulator.addresses()["kraken_futures"]["rest"] + request.path
-        response = await self.http.send(request.method, url, query=request.query)
-        return Answer(response.status, response.headers, response.body, self.clock.now_ns())
-
-    async def pages(self, ask: Ask) -> list[Page]:
-        found: list[Page] = []
-        following: Ask | None = ask
-        while following is not None:
-            found.append(self.venue.page(following, await self.send(following)))
-            following = found[-1].next
-        return found
-
-    async def ask(self, ask: Ask) -> list[Event]:
-        return [event for page in await self.pages(ask) for event in page.events]
-
-    async def learn(self) -> None:
-        for page in await self.pages(Ask(query=Query.INSTRUMENTS)):
-            assert page.unread == 0
-            self.venue.learn(page.instruments)
-
-    async def subscribe(self, *feeds: Feed, symbol: str = LINEAR) -> tuple[Socket, AsyncIterator[bytes]]:
-        socket = await SocketClient().open(self.simulator.addresses()["kraken_futures"]["sockets"]["ws"])
-        self.opened.append(socket)
-        for feed in feeds:
-            for frame in self.venue.subscribe(self.venue.streams(feed, [symbol])):
-                await socket.send(frame)
-        return socket, aiter(socket)
-
-    async def hear(self, socket: Socket, frames: AsyncIterator[bytes]) -> Said:
-        """All that was sent until now: a question that nobody understands is answered behind it."""
-        await socket.send(b'{"event":"fence"}')
-        told: Said = []
-        while True:
-            frame = await anext(frames)
-            if b"Bad request" in frame:
-                return told
-            told += self.venue.decode(frame, self.clock.now_ns())
+FENCE = Fence(b'{"event":"fence"}', b"Bad request")
+Client = VenueClient[KrakenFutures]
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    client = Client()
-    await client.simulator.start()
-    try:
-        await client.learn()
+    async with playing(Client(KrakenFutures(), FENCE, LINEAR)) as client:
         yield client
-    finally:
-        for socket in client.opened:
-            await socket.close()
-        await client.http.close()
-        await client.simulator.stop()
 
 
-def told_of(events: Iterable[Event | Signal]) -> list[tuple[int, Side, Decimal, Decimal]]:
-    return [
-        (e.event_ns, e.side, e.price, e.size if e.contracts is None else e.contracts)
-        for e in events
-        if isinstance(e, Trade)
-    ]
+# Without ids: those of the venue are names, and the world's are numbers.
 
 
-def truth_of(client: Client, symbol: str, tape: Tape) -> list[tuple[int, Side, Decimal, Decimal]]:
-    s = client.world.speller(f"kraken_futures:{symbol}")
-    return [
-        (row.ns, Side.SELL if row.sell else Side.BUY, s.price_decimal(row.ticks), s.size_decimal(row.lots))
-        for row in tape
-    ]
+def told_trades(events: Iterable[Event | Signal]) -> list[tuple[int, Side, Decimal, Decimal]]:
+    return [row[1:] for row in told_of(events)]
+
+
+def true_trades(client: Client, symbol: str, tape: Tape) -> list[tuple[int, Side, Decimal, Decimal]]:
+    return [row[1:] for row in truth_of(client.world, f"kraken_futures:{symbol}", tape)]
 
 
 # Streams
@@ -129,15 +63,15 @@ async def test_streamed_trades_are_the_trades_of_the_world_and_what_was_booked_b
     told = await client.hear(socket, frames)
     assert told[:2] == [Alive(), Subscribed((f"trade:{symbol}",))]
     # First the newest hundred once more; those that were booked beside the book are among them.
-    before = told_of(told)
+    before = told_trades(told)
     assert 90 <= len(before) <= TRADES_MAX
-    assert before == truth_of(client, symbol, client.world.last_trades(name, len(before), START_NS))
+    assert before == true_trades(client, symbol, client.world.last_trades(name, len(before), START_NS))
     for _ in range(12):
         await client.clock.advance(20.0)
         told += await client.hear(socket, frames)
     made = client.world.trades(name, START_NS, START_NS + 239 * NS)
     assert len(made) > 20
-    assert [row for row in told_of(told)[len(before) :] if row[0] < START_NS + 239 * NS] == truth_of(
+    assert [row for row in told_trades(told)[len(before) :] if row[0] < START_NS + 239 * NS] == true_trades(
         client, symbol, made
     )
     forced = [e for e in told if isinstance(e, Liquidation) and START_NS <= e.event_ns < START_NS + 239 * NS]
@@ -271,7 +205,7 @@ async def test_past_trades_are_those_of_the_world_whichever_way_they_are_asked(c
     assert len(made) > 2 * TRADES_MAX
     pages = await client.pages(Ask(query=Query.TRADES, symbol=symbol, start_ns=start_ns, end_ns=end_ns))
     upwards = [event for page in pages for event in page.events]
-    assert told_of(upwards) == truth_of(client, symbol, made)
+    assert told_trades(upwards) == true_trades(client, symbol, made)
     promises = [(page.start_ns, page.end_ns) for page in pages if page.start_ns is not None]
     assert promises[0][0] == start_ns
     assert promises[-1][1] == end_ns
@@ -281,7 +215,7 @@ async def test_past_trades_are_those_of_the_world_whichever_way_they_are_asked(c
     assert first == upwards[:120]
     newest = await client.pages(Ask(query=Query.TRADES, symbol=symbol, newest=True, end_ns=end_ns, limit=150))
     downwards = [event for page in newest[::-1] for event in page.events]
-    assert told_of(downwards) == told_of(upwards)[-150:]
+    assert told_trades(downwards) == told_trades(upwards)[-150:]
     socket, frames = await client.subscribe(Feed.TRADES, symbol=symbol)
     repeated = [e.id for e in await client.hear(socket, frames) if isinstance(e, Trade)]
     past = await client.pages(Ask(query=Query.TRADES, symbol=symbol, newest=True, limit=len(repeated)))

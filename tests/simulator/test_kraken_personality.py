@@ -1,119 +1,42 @@
 """The adapter against the personality over real sockets, with the world's truth at hand."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from decimal import ROUND_HALF_EVEN, Decimal
 
 import pytest
 
-from openoutcry.clock import NS, ManualClock
+from openoutcry.clock import NS
 from openoutcry.errors import OutOfReach, RateLimited, Unavailable, UnknownInstrument, Unreadable
-from openoutcry.events import Candle, Event, Quote, Side, Trade
+from openoutcry.events import Candle, Quote, Trade
 from openoutcry.simulator.kraken import CANDLES_MAX, REPEATED_TRADES
-from openoutcry.simulator.simulator import Simulator
-from openoutcry.simulator.tape import Bar, Tape
-from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
+from openoutcry.simulator.tape import Bar
 from openoutcry.venues.kraken import Kraken
-from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refused, Signal, Subscribed
+from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Query, Refused, Subscribed
+from tests.simulator.client import (
+    DAY_NS,
+    HOUR_NS,
+    MINUTE_NS,
+    START_NS,
+    Fence,
+    Said,
+    VenueClient,
+    ends,
+    playing,
+    told_of,
+    truth_of,
+)
 
-# 2026-11-20 13:00:20 UTC.
-START_NS = 1_795_179_620 * NS
-MINUTE_NS, HOUR_NS, DAY_NS = 60 * NS, 3_600 * NS, 86_400 * NS
 BTC = "kraken:BTC/USD"
-ENDS_S_MAX = 10.0
-Said = list[Event | Signal]
-
-
-class Client:
-    """What the feed does of the adapter's part, without the feed: ask page by page, subscribe, decode."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock(START_NS)
-        self.simulator = Simulator(7, self.clock, ["kraken"])
-        self.world, self.faults = self.simulator.world, self.simulator.faults
-        self.venue, self.http = Kraken(), HttpClient()
-        self.opened: list[Socket] = []
-
-    async def get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Answer:
-        url = self.simulator.addresses()["kraken"]["rest"] + path
-        response = await self.http.send("GET", url, query=query)
-        return Answer(response.status, response.headers, response.body, self.clock.now_ns())
-
-    async def pages(self, ask: Ask) -> list[Page]:
-        found: list[Page] = []
-        following: Ask | None = ask
-        while following is not None:
-            # A question a second is what the venue allows.
-            await self.clock.advance(1.0)
-            request = self.venue.request(following)
-            found.append(self.venue.page(following, await self.get(request.path, request.query)))
-            following = found[-1].next
-        return found
-
-    async def ask(self, ask: Ask) -> list[Event]:
-        return [event for page in await self.pages(ask) for event in page.events]
-
-    async def open(self) -> tuple[Socket, AsyncIterator[bytes]]:
-        socket = await SocketClient().open(self.simulator.addresses()["kraken"]["sockets"]["ws"])
-        self.opened.append(socket)
-        return socket, aiter(socket)
-
-    async def subscribe(self, *feeds: Feed, symbol: str = "BTC/USD") -> tuple[Socket, AsyncIterator[bytes]]:
-        socket, frames = await self.open()
-        for feed in feeds:
-            for frame in self.venue.subscribe(self.venue.streams(feed, [symbol])):
-                await socket.send(frame)
-        return socket, frames
-
-    async def hear(self, socket: Socket, frames: AsyncIterator[bytes]) -> Said:
-        """All that was sent until now: a ping is answered behind it."""
-        await socket.send(b'{"method":"ping","req_id":77}')
-        told: Said = []
-        while True:
-            frame = await anext(frames)
-            if b'"pong"' in frame:
-                return told
-            told += self.venue.decode(frame, self.clock.now_ns())
+FENCE = Fence(b'{"method":"ping","req_id":77}', b'"pong"')
+Client = VenueClient[Kraken]
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    client = Client()
-    await client.simulator.start()
-    try:
-        for page in await client.pages(Ask(query=Query.INSTRUMENTS)):
-            assert page.unread == 0
-            client.venue.learn(page.instruments)
+    # A question a second is what the venue allows.
+    async with playing(Client(Kraken(), FENCE, "BTC/USD", pause_s=1.0)) as client:
         yield client
-    finally:
-        for socket in client.opened:
-            await socket.close()
-        await client.http.close()
-        await client.simulator.stop()
-
-
-async def ends(frames: AsyncIterator[bytes]) -> None:
-    """The line is cut, after whatever was still sent."""
-    async with asyncio.timeout(ENDS_S_MAX):
-        with pytest.raises((TransportError, StopAsyncIteration)):
-            while True:
-                await anext(frames)
-
-
-Row = tuple[int | str, int, Side, Decimal, Decimal]
-
-
-def told_of(events: Iterable[Event | Signal]) -> list[Row]:
-    return [(e.id, e.event_ns, e.side, e.price, e.size) for e in events if isinstance(e, Trade)]
-
-
-def truth_of(client: Client, tape: Tape, name: str = BTC) -> list[Row]:
-    s = client.world.speller(name)
-    return [
-        (row.first_id, row.ns, Side.SELL if row.sell else Side.BUY, s.price_decimal(row.ticks), s.coins(row.lots))
-        for row in tape
-    ]
 
 
 def candle_of(client: Client, bar: Bar, name: str = BTC) -> tuple[int | Decimal, ...]:
@@ -136,13 +59,13 @@ async def test_streamed_trades_are_the_trades_of_the_world(client: Client) -> No
     assert told[:2] == [Alive(), Subscribed(("trade:BTC/USD",))]
     # First the newest fifty once more.
     before = client.world.last_trades(BTC, REPEATED_TRADES, begin_ns)
-    assert told_of(told) == truth_of(client, before)
+    assert told_of(told) == truth_of(client.world, BTC, before)
     await client.clock.advance(30.0)
     told += await client.hear(socket, frames)
     made = client.world.trades(BTC, begin_ns, begin_ns + 29 * NS)
     assert len(made) > 10
     heard = [row for row in told_of(told)[REPEATED_TRADES:] if row[1] < begin_ns + 29 * NS]
-    assert heard == truth_of(client, made)
+    assert heard == truth_of(client.world, BTC, made)
     ids = [row[0] for row in told_of(told)]
     assert ids == list(range(int(ids[0]), int(ids[0]) + len(ids)))
 
@@ -262,7 +185,7 @@ async def test_a_cut_ends_the_line_and_what_was_made_meanwhile_is_told_by_rest(c
         await client.clock.advance(away_s)
         missed = await client.ask(Ask(query=Query.TRADES, symbol="BTC/USD", from_id=last[0]))
         now_ns = client.clock.now_ns()
-        truth = truth_of(client, client.world.trades_from(BTC, int(last[0]) + 1, 90_000, now_ns))
+        truth = truth_of(client.world, BTC, client.world.trades_from(BTC, int(last[0]) + 1, 90_000, now_ns))
         assert len(missed) > 100
         assert told_of(missed) == truth
     assert len(truth) > 1_000
@@ -285,13 +208,13 @@ async def test_trades_of_any_stretch_are_found(client: Client, ago_ns: int, span
     start_ns = client.clock.now_ns() - ago_ns
     ask = Ask(query=Query.TRADES, symbol="BTC/USD", start_ns=start_ns, end_ns=start_ns + span_ns)
     pages = await client.pages(ask)
-    truth = truth_of(client, client.world.trades(BTC, start_ns, start_ns + span_ns))
+    truth = truth_of(client.world, BTC, client.world.trades(BTC, start_ns, start_ns + span_ns))
     assert truth
     assert told_of(event for page in pages for event in page.events) == truth
     assert (pages[0].start_ns, pages[-1].end_ns) == (start_ns, start_ns + span_ns)
     newest = Ask(query=Query.TRADES, symbol="BTC/USD", end_ns=start_ns + span_ns, newest=True, limit=1_500)
     before = client.world.last_trades(BTC, 1_500, start_ns + span_ns)
-    assert sorted(told_of(await client.ask(newest))) == truth_of(client, before)
+    assert told_of(await client.ask(newest)) == truth_of(client.world, BTC, before)
 
 
 async def test_trades_from_before_the_first_begin_with_it(client: Client) -> None:
@@ -300,7 +223,7 @@ async def test_trades_from_before_the_first_begin_with_it(client: Client) -> Non
     ask = Ask(query=Query.TRADES, symbol="DOGE/USD", start_ns=listed_ns - DAY_NS, end_ns=listed_ns + HOUR_NS)
     truth = client.world.trades(name, listed_ns, listed_ns + HOUR_NS)
     assert len(truth)
-    assert told_of(await client.ask(ask)) == truth_of(client, truth, name)
+    assert told_of(await client.ask(ask)) == truth_of(client.world, name, truth)
 
 
 async def test_candles_are_the_worlds_without_the_flat_ones_and_reach_as_far_as_is_served(client: Client) -> None:
