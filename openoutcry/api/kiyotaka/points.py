@@ -257,9 +257,9 @@ class Points:
                     chunks = self._history(piece, start_ns, end_ns, rows_max)
                     async for message in self._replay(piece, form, chunks, read[number], heard_ns, leash.holes):
                         yield message
+            leash.live()
             if not goes_on:
                 return
-            leash.live()
             over = asyncio.ensure_future(self._over(end_ns, box))
             leave.callback(over.cancel)
             async for number, points in box.points(read):

@@ -486,7 +486,14 @@ class _Connection:
         asked = subscription.asked
         turn = _Turn(self._histories, live=asked.window(0) is None)
         leash = Leash()
-        leash.live = turn.live
+
+        def live() -> None:
+            turn.live()
+            missing = missing_text(leash.holes)
+            if missing:
+                self._notify(subscription, b'"coverage":%b' % msgspec.json.encode(f"missing {missing}"))
+
+        leash.live = live
         stream = self._sockets.points.stream(asked, self._sockets.shape, leash, rows_max=MESSAGE_ROWS_MAX)
         async with aclosing(stream):
             try:
