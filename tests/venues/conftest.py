@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 
 from openoutcry import errors
 from openoutcry.venues.venue import Answer, Ask, Page, Venue
-
-PAGES_MAX = 100
-
-Serve = Callable[[str, dict[str, str]], Any]
-Pages = Callable[[Venue, Ask, Serve], Iterator[Page]]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
+from tests.venues.pages import Pages, Serve, SpoilAnswer, SpoilFrame, walk
 
 # Values that look nearly right, so that most of them come past the first check.
 VALUES = st.one_of(
@@ -57,16 +51,7 @@ def pages(answered: Callable[[Any], Answer]) -> Pages:
     """
 
     def follow(venue: Venue, ask: Ask, serve: Serve) -> Iterator[Page]:
-        following: Ask | None = ask
-        for _ in range(PAGES_MAX):
-            if following is None:
-                return
-            request = venue.request(following)
-            assert request.pool in venue.limits.weights
-            page = venue.page(following, answered(serve(request.path, dict(request.query))))
-            yield page
-            following = page.next
-        pytest.fail("the pages do not end")
+        return walk(venue, ask, lambda path, query: answered(serve(path, query)))
 
     return follow
 
@@ -122,7 +107,7 @@ def _sound(event: object) -> bool:
         if isinstance(value, int) and abs(value) >= 1 << 63:
             return False  # no store could hold it
         if isinstance(value, Decimal):
-            signed = name == "rate"
+            signed = name in ("rate", "predicted")
             if not value.is_finite() or (value < 0 and not signed) or (name == "price" and not value):
                 return False
     return True

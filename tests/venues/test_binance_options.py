@@ -1,7 +1,7 @@
 """What the frames and answers of Binance options become; each trap with a frame that shows it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -14,12 +14,8 @@ from openoutcry.events import NS, Candle, OpenInterest, Side, Ticker, Trade
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.venues import VENUES
 from openoutcry.venues.binance_options import TRADES_MAX, BinanceOptions
-from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query, Skipped, Stream, Venue
-
-Serve = Callable[[str, dict[str, str]], Any]
-Pages = Callable[[Venue, Ask, Serve], Iterator[Page]]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
+from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query, Skipped, Stream
+from tests.venues.pages import Pages, SpoilAnswer, SpoilFrame
 
 MS = 1_000_000
 NOW_NS = 1_762_856_070 * NS

@@ -1,7 +1,7 @@
 """Bybit frames and answers, hand-made in the venue's own form: linear, inverse and spot."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -40,10 +40,8 @@ from openoutcry.venues.venue import (
     Subscribed,
     Venue,
 )
+from tests.venues.pages import Pages, SpoilAnswer, SpoilFrame
 
-Pages = Callable[[Venue, Ask, Callable[[str, dict[str, str]], Any]], Iterator[Page]]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
 MS = 1_000_000
 NOW_NS = 1_700_000_040 * NS  # 2023-11-14 22:14:00 UTC, a full minute
 MINUTE_NS = 60 * NS

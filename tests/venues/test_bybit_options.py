@@ -1,7 +1,7 @@
 """Bybit options: frames and answers in the venue's own form, as recorded and as its documentation has them."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -16,10 +16,8 @@ from openoutcry.venues import VENUES
 from openoutcry.venues.bybit import Bybit
 from openoutcry.venues.bybit_options import BybitOptions
 from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refused, Skipped, Subscribed, Venue
+from tests.venues.pages import Pages, SpoilAnswer, SpoilFrame
 
-Pages = Callable[[Venue, Ask, Callable[[str, dict[str, str]], Any]], Iterator[Page]]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
 MS = 1_000_000
 NOW_NS = 1_790_373_960 * NS
 RECEIVED_NS = NOW_NS + 3 * NS

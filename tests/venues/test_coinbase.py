@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from openoutcry import errors
 from openoutcry.clock import ManualClock
-from openoutcry.events import NS, Candle, Event, Quote, Side, Ticker, Trade
+from openoutcry.events import NS, Candle, Quote, Side, Ticker, Trade
 from openoutcry.feed.replay import Replay
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.venues import VENUES
@@ -30,18 +30,29 @@ from openoutcry.venues.venue import (
     Page,
     Query,
     Refused,
-    Signal,
     Skipped,
     Subscribed,
-    Venue,
+)
+from tests.venues.pages import (
+    BURSTS,
+    DAY_NS,
+    LIMITS,
+    PLACES,
+    Bursts,
+    Serve,
+    SpoilAnswer,
+    SpoilFrame,
+    answer_of,
+    frames_of,
+    history,
+    holds_promises,
+    moment,
+    one,
+    trades_of,
+    walk,
 )
 
-Serve = Callable[[str, dict[str, str]], Any]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
-
 US, MINUTE_NS = 1_000, 60 * NS
-PAGES_MAX = 100
 NOW_NS = 1_795_183_260 * NS  # 2026-11-20 14:01:00 UTC, a full minute
 LISTED = [
     {
@@ -109,8 +120,7 @@ def frame(message: Any, **changes: Any) -> bytes:
 
 
 def told(body: Any, status: int = 200, **headers: str) -> Answer:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status, {name.replace("_", "-"): text for name, text in headers.items()}, raw, NOW_NS)
+    return answer_of(body, NOW_NS, status, **headers)
 
 
 def taught() -> Coinbase:
@@ -124,21 +134,9 @@ def coinbase() -> Coinbase:
     return taught()
 
 
-def walk(ask: Ask, serve: Serve) -> list[Page]:
-    """All pages of an ask; `serve` plays the venue: path and query in, what the answer holds out."""
-    venue, found = taught(), list[Page]()
-    following: Ask | None = ask
-    while following is not None:
-        request = venue.request(following)
-        found.append(venue.page(following, told(serve(request.path, dict(request.query)))))
-        following = found[-1].next
-        assert len(found) < PAGES_MAX
-    return found
-
-
-def one(said: Sequence[Event | Signal]) -> Event | Signal:
-    (event,) = said
-    return event
+def walked(ask: Ask, serve: Serve) -> list[Page]:
+    """`serve` gives what the answer holds."""
+    return list(walk(taught(), ask, lambda path, query: told(serve(path, query))))
 
 
 def test_the_venue_is_in_the_table() -> None:
@@ -445,24 +443,6 @@ def test_an_answer_with_one_wrong_value_is_refused_or_still_makes_sense(
 
 # Pages
 
-ROWS_MAX = 6_000
-START_NS = NOW_NS - 86_400 * NS
-
-
-Bursts = list[tuple[int, int]]
-BURSTS = st.lists(st.tuples(st.sampled_from([1, 40, 900, 2_500]), st.integers(0, 9_000)), max_size=9)
-
-
-def history(bursts: Bursts, first_id: int = 1) -> list[tuple[int, int]]:
-    """(id, ns) of trades, so many after a pause of so many seconds: pages end inside a moment."""
-    rows: list[tuple[int, int]] = []
-    for count, pause_s in bursts:
-        last_ns = rows[-1][1] if rows else START_NS
-        begin_ns = min(last_ns + pause_s * NS, NOW_NS - NS)
-        many = min(count, ROWS_MAX - len(rows))
-        rows += [(first_id + len(rows) + n, begin_ns + n // 300 * US) for n in range(many)]
-    return rows
-
 
 def _at(text: str) -> datetime:
     return datetime.fromisoformat(text)
@@ -489,10 +469,6 @@ def serve_trades(rows: list[tuple[int, int]]) -> Serve:
     return serve
 
 
-PLACES = st.none() | st.integers(-1, 101)
-LIMITS = st.none() | st.sampled_from([1, 700, 1_000, 2_300])
-
-
 @given(
     bursts=BURSTS, first_id=st.sampled_from([1, 90_000]), start=PLACES, end=PLACES, limit=LIMITS, newest=st.booleans()
 )
@@ -500,69 +476,43 @@ LIMITS = st.none() | st.sampled_from([1, 700, 1_000, 2_300])
 def test_trades_asked_by_time_are_those_of_the_time(
     bursts: Bursts, first_id: int, start: int | None, end: int | None, limit: int | None, newest: bool
 ) -> None:
-    rows = history(bursts, first_id)
-    start_ns, end_ns = _moment(rows, start), _moment(rows, end)
+    rows = history(bursts, NOW_NS, US, first_id)
+    start_ns, end_ns = moment(rows, start, NOW_NS, US), moment(rows, end, NOW_NS, US)
     if start_ns is not None and end_ns is not None and end_ns <= start_ns:
         start_ns, end_ns = end_ns, start_ns + 1
     ask = Ask(query=Query.TRADES, symbol="BTC-USD", start_ns=start_ns, end_ns=end_ns, limit=limit, newest=newest)
-    told_pages = walk(ask, serve_trades(rows))
+    told_pages = walked(ask, serve_trades(rows))
     truth = [row for row in rows if (start_ns or 0) <= row[1] and (end_ns is None or row[1] < end_ns)]
     if newest or start_ns is None:
         # Without a bound at both ends it is as many as one answer tells.
-        cut = limit if limit is not None else None if start_ns is not None else len(_events(told_pages))
+        cut = limit if limit is not None else None if start_ns is not None else len(trades_of(told_pages))
         wanted = truth if cut is None else truth[len(truth) - min(cut, len(truth)) :]
     else:
         wanted = truth[:limit]
-    assert sorted((t.id, t.event_ns) for t in _events(told_pages)) == wanted
-    _holds_promises(told_pages, rows, ask)
+    assert sorted((t.id, t.event_ns) for t in trades_of(told_pages)) == wanted
+    holds_promises(told_pages, rows, ask, NOW_NS)
 
 
 @given(bursts=BURSTS.filter(bool), place=st.integers(-1, 101), limit=LIMITS)
 @settings(max_examples=60, deadline=None)
 def test_trades_asked_by_id_are_those_that_follow(bursts: Bursts, place: int, limit: int | None) -> None:
-    rows = history(bursts)
+    rows = history(bursts, NOW_NS, US)
     from_id = rows[0][0] + len(rows) * place // 100
     ask = Ask(query=Query.TRADES, symbol="BTC-USD", from_id=from_id, limit=limit)
-    told_pages = walk(ask, serve_trades(rows))
-    assert [t.id for t in _events(told_pages)] == [number for number, _ in rows if number > from_id][:limit]
+    told_pages = walked(ask, serve_trades(rows))
+    assert [t.id for t in trades_of(told_pages)] == [number for number, _ in rows if number > from_id][:limit]
     assert all(page.start_ns is None for page in told_pages)
 
 
 def test_a_moment_is_found_in_few_questions() -> None:
-    rows = [(n + 1, START_NS + n * n * 10 // US * US) for n in range(90_000)]  # unevenly: 60 h of trades, ever slower
+    # Unevenly: 81 s of trades, ever slower.
+    rows = [(n + 1, NOW_NS - DAY_NS + n * n * 10 // US * US) for n in range(90_000)]
     serve = serve_trades(rows)
     for at in (0, 1, 40_000, 89_000):
         ask = Ask(query=Query.TRADES, symbol="BTC-USD", start_ns=rows[at][1], end_ns=rows[at][1] + 1)
-        told_pages = walk(ask, serve)
-        assert rows[at] in [(t.id, t.event_ns) for t in _events(told_pages)]
+        told_pages = walked(ask, serve)
+        assert rows[at] in [(t.id, t.event_ns) for t in trades_of(told_pages)]
         assert len(told_pages) <= 25
-
-
-def _moment(rows: list[tuple[int, int]], place: int | None) -> int | None:
-    """Of the trade that stands at so many hundredths of them; before all, and after."""
-    if place is None:
-        return None
-    if not rows or place < 0:
-        return START_NS
-    return NOW_NS if place > 100 else rows[(len(rows) - 1) * place // 100][1] + place % 2 * US
-
-
-def _events(told_pages: Sequence[Page]) -> list[Trade]:
-    return [event for page in told_pages for event in page.events if isinstance(event, Trade)]
-
-
-def _holds_promises(told_pages: Sequence[Page], rows: list[tuple[int, int]], ask: Ask) -> None:
-    """What lies in a promised stretch was told; and without a limit the stretches are all that was asked for."""
-    ids = {trade.id for trade in _events(told_pages)}
-    spans = [(p.start_ns, p.end_ns) for p in told_pages if p.start_ns is not None and p.end_ns is not None]
-    for start_ns, end_ns in spans:
-        assert {number for number, at_ns in rows if start_ns <= at_ns < end_ns} <= ids
-    if ask.limit is None and ask.start_ns is not None:
-        reach_ns = ask.start_ns
-        for start_ns, end_ns in sorted(spans):
-            assert start_ns <= reach_ns
-            reach_ns = max(reach_ns, end_ns)
-        assert reach_ns >= min(ask.end_ns or NOW_NS, NOW_NS)
 
 
 @given(data=st.data())
@@ -594,7 +544,7 @@ def test_candles_are_those_of_the_time(data: st.DataObject) -> None:
         limit=limit,
         newest=newest,
     )
-    told_pages = walk(ask, serve)
+    told_pages = walked(ask, serve)
     found = sorted(e.open_ns for page in told_pages for e in page.events if isinstance(e, Candle))
     truth = [s * NS for s in minutes if start_ns <= s * NS and (end_ns is None or s * NS < end_ns)]
     wanted = truth if limit is None else truth[max(len(truth) - limit, 0) :] if newest else truth[:limit]
@@ -619,11 +569,7 @@ def test_stamps_are_exact_and_whole() -> None:
 
 
 def frames(recordings: Path) -> Iterator[bytes]:
-    with gzip.open(recordings / "frames" / "COINBASE.ws.28.0.gz", "rt") as lines:
-        for line in lines:
-            received, _, body = line.rstrip("\n").partition(": ")
-            if received and received[0].isdecimal():
-                yield body.encode()
+    return frames_of(recordings / "frames" / "COINBASE.ws.28.0.gz")
 
 
 def recorded(recordings: Path) -> Coinbase:

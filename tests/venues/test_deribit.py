@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,6 @@ from openoutcry.events import (
     Candle,
     DepthDelta,
     DepthSnapshot,
-    Event,
     FundingRate,
     Liquidation,
     MarkPrice,
@@ -43,22 +42,16 @@ from openoutcry.venues.venue import (
     Query,
     Refused,
     Reply,
-    Signal,
     Skipped,
     Subscribed,
-    Venue,
 )
-
-Serve = Callable[[str, dict[str, str]], Any]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
+from tests.venues.pages import Serve, SpoilAnswer, SpoilFrame, one, walk
 
 MS = 1_000_000
 MINUTE_NS, HOUR_NS, DAY_NS = 60 * NS, 3_600 * NS, 86_400 * NS
 # 2026-09-25 17:33:27 UTC.
 NOW_NS = 1_790_357_607 * NS
 NOW_MS = NOW_NS // MS
-PAGES_MAX = 200
 PERPETUAL, LINEAR, DATED, CALL = "BTC-PERPETUAL", "SOL_USDC-PERPETUAL", "BTC-25DEC26", "BTC-25DEC26-64000-C"
 
 FUTURES = [
@@ -268,23 +261,10 @@ def deribit() -> Deribit:
     return taught()
 
 
-def walk(ask: Ask, serve: Serve) -> list[Page]:
-    """All pages of an ask; `serve` plays the venue: method and query in, the result out."""
-    venue, found = taught(), list[Page]()
-    following: Ask | None = ask
-    while following is not None:
-        request = venue.request(following)
-        assert request.pool in venue.limits.weights
-        method = request.path.removeprefix("/api/v2/public/")
-        found.append(venue.page(following, told(serve(method, dict(request.query)))))
-        following = found[-1].next
-        assert len(found) < PAGES_MAX
-    return found
-
-
-def one(said: Sequence[Event | Signal]) -> Event | Signal:
-    (event,) = said
-    return event
+def walked(ask: Ask, serve: Serve) -> list[Page]:
+    """`serve` takes the method, and gives the result."""
+    root = "/api/v2/public/"
+    return list(walk(taught(), ask, lambda path, query: told(serve(path.removeprefix(root), query)), pages_max=200))
 
 
 def test_the_venue_is_in_the_table_and_has_one_name_for_all_its_markets() -> None:
@@ -726,7 +706,7 @@ def test_summaries_of_all_currencies_without_options_and_combos() -> None:
         assert method == "get_book_summary_by_currency"
         return {"BTC": SUMMARIES, "ETH": [], "USDC": DOLLAR_SUMMARIES, "USDT": []}[query["currency"]]
 
-    found, flat = walk(Ask(query=Query.TICKERS), serve), Decimal("150.00")
+    found, flat = walked(Ask(query=Query.TICKERS), serve), Decimal("150.00")
     assert [page.unread for page in found] == [0, 0, 0, 0]
     assert [event for page in found for event in page.events] == [
         # It moved by 2.4 per cent up to 64000.
@@ -748,7 +728,7 @@ def test_open_interest_of_all_options_on_a_coin_those_in_dollars_too() -> None:
         asked.append(query)
         return {"BTC": SUMMARIES, "USDC": DOLLAR_SUMMARIES}[query["currency"]]
 
-    found = walk(Ask(query=Query.OPTION_INTEREST, symbol="BTC"), serve)
+    found = walked(Ask(query=Query.OPTION_INTEREST, symbol="BTC"), serve)
     assert asked == [{"currency": "BTC", "kind": "option"}, {"currency": "USDC", "kind": "option"}]
     price, coins = Decimal("64012.5"), Decimal("12.5")
     assert [event for page in found for event in page.events] == [
@@ -758,7 +738,7 @@ def test_open_interest_of_all_options_on_a_coin_those_in_dollars_too() -> None:
         ),
     ]
     asked.clear()
-    walk(Ask(query=Query.OPTION_INTEREST, symbol="SOL"), serve)
+    walked(Ask(query=Query.OPTION_INTEREST, symbol="SOL"), serve)
     assert [query["currency"] for query in asked] == ["USDC"]
 
 
@@ -855,7 +835,7 @@ def test_pages_of_trades_are_a_plain_filter_of_the_truth(
     start_ns = (NOW_MS - 1_000 + low) * MS + fraction_ns
     end_ns = start_ns + width * MS
     ask = Ask(query=Query.TRADES, symbol=PERPETUAL, start_ns=start_ns, end_ns=end_ns, limit=limit, newest=newest)
-    found = walk(ask, lambda method, query: serve_trades(truth, method, query))
+    found = walked(ask, lambda method, query: serve_trades(truth, method, query))
     ordered = found[::-1] if newest else found
     inside = [row["trade_seq"] for row in truth if start_ns <= row["timestamp"] * MS < end_ns]
     wanted = inside if limit is None else inside[-limit:] if newest else inside[:limit]
@@ -875,13 +855,13 @@ def test_pages_of_trades_are_a_plain_filter_of_the_truth(
 def test_trades_after_a_number_and_the_newest_ones() -> None:
     truth = [past(NOW_MS - 5_000 + seq, seq) for seq in range(1, 2_501)]
     serve = lambda method, query: serve_trades(truth, method, query)  # noqa: E731
-    after = walk(Ask(query=Query.TRADES, symbol=PERPETUAL, from_id=400), serve)
+    after = walked(Ask(query=Query.TRADES, symbol=PERPETUAL, from_id=400), serve)
     assert [e.id for page in after for e in page.events if isinstance(e, Trade)] == list(range(401, 2_501))
     # A page that is exactly full may not be the last.
     assert [len(page.events) for page in after] == [1_000, 1_000, 100]
-    newest = walk(Ask(query=Query.TRADES, symbol=PERPETUAL, newest=True, limit=1_500), serve)
+    newest = walked(Ask(query=Query.TRADES, symbol=PERPETUAL, newest=True, limit=1_500), serve)
     assert [e.id for page in newest[::-1] for e in page.events if isinstance(e, Trade)] == list(range(1_001, 2_501))
-    everything = walk(Ask(query=Query.TRADES, symbol=PERPETUAL, newest=True, limit=9_000), serve)
+    everything = walked(Ask(query=Query.TRADES, symbol=PERPETUAL, newest=True, limit=9_000), serve)
     assert sum(len(page.events) for page in everything) == 2_500
 
 
@@ -950,7 +930,7 @@ def test_pages_of_candles_and_rates_are_a_plain_filter_of_the_truth(
         query=query, symbol=PERPETUAL, interval_s=60, start_ns=start_ns, end_ns=end_ns, limit=limit or (9_000 if newest else None),
         newest=newest,
     )  # fmt: skip
-    found = walk(ask, lambda method, asked: serve_series(truth, step_ns // MS, rows_max, method, asked))
+    found = walked(ask, lambda method, asked: serve_series(truth, step_ns // MS, rows_max, method, asked))
     ordered = found[::-1] if newest else found
     inside = [at * MS for at in truth if start_ns <= at * MS < end_ns]
     wanted = inside if limit is None else inside[-limit:] if newest else inside[:limit]
@@ -970,7 +950,7 @@ def test_the_newest_rows_are_asked_for_up_to_the_venues_time(query: Query) -> No
     step_ns = MINUTE_NS if query is Query.CANDLES else HOUR_NS
     newest_ns = NOW_NS - NOW_NS % step_ns
     truth = [(newest_ns - n * step_ns) // MS for n in range(2_000)][::-1]
-    found = walk(
+    found = walked(
         Ask(query=query, symbol=PERPETUAL, interval_s=60, newest=True, limit=3),
         lambda method, asked: serve_series(truth, step_ns // MS, 1_000, method, asked),
     )

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from openoutcry import errors
 from openoutcry.clock import ManualClock
-from openoutcry.events import NS, Candle, Event, Quote, Side, Trade
+from openoutcry.events import NS, Candle, Quote, Side, Trade
 from openoutcry.feed.replay import Replay
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.venues import VENUES
@@ -33,15 +33,28 @@ from openoutcry.venues.venue import (
     Signal,
     Skipped,
     Subscribed,
-    Venue,
+)
+from tests.venues.pages import (
+    BURSTS,
+    DAY_NS,
+    LIMITS,
+    PLACES,
+    Bursts,
+    Rows,
+    Serve,
+    SpoilAnswer,
+    SpoilFrame,
+    answer_of,
+    frames_of,
+    history,
+    holds_promises,
+    moment,
+    one,
+    trades_of,
+    walk,
 )
 
-Serve = Callable[[str, dict[str, str]], Any]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
-
 MINUTE_NS = 60 * NS
-PAGES_MAX = 300
 NOW_NS = 1_795_183_260 * NS  # 2026-11-20 14:01:00 UTC, a full minute
 LISTED = {
     "XXBTZUSD": {
@@ -109,7 +122,7 @@ def told(result: Any, status: int = 200, **headers: str) -> Answer:
 
 
 def raw(body: bytes, status: int = 200, **headers: str) -> Answer:
-    return Answer(status, {name.replace("_", "-"): text for name, text in headers.items()}, body, NOW_NS)
+    return answer_of(body, NOW_NS, status, **headers)
 
 
 def taught() -> Kraken:
@@ -123,25 +136,13 @@ def kraken() -> Kraken:
     return taught()
 
 
-def one(said: Sequence[Event | Signal]) -> Event | Signal:
-    (event,) = said
-    return event
-
-
 def _at_ns(text: str) -> int:
     return ns_of(datetime.fromisoformat(text))
 
 
-def walk(ask: Ask, serve: Serve) -> list[Page]:
-    """All pages of an ask; `serve` plays the venue: path and query in, the result out."""
-    venue, found = taught(), list[Page]()
-    following: Ask | None = ask
-    while following is not None:
-        request = venue.request(following)
-        found.append(venue.page(following, told(serve(request.path, dict(request.query)))))
-        following = found[-1].next
-        assert len(found) < PAGES_MAX
-    return found
+def walked(ask: Ask, serve: Serve) -> list[Page]:
+    """`serve` gives the result."""
+    return list(walk(taught(), ask, lambda path, query: told(serve(path, query)), pages_max=300))
 
 
 def test_the_venue_is_in_the_table() -> None:
@@ -516,24 +517,7 @@ def test_an_answer_with_one_wrong_value_is_refused_or_still_makes_sense(
 
 # Pages
 
-ROWS_MAX = 6_000
-START_NS = NOW_NS - 86_400 * NS
-Bursts = list[tuple[int, int]]
-BURSTS = st.lists(st.tuples(st.sampled_from([1, 40, 900, 2_500]), st.integers(0, 9_000)), max_size=9)
-PLACES = st.none() | st.integers(-1, 101)
-LIMITS = st.none() | st.sampled_from([1, 700, 1_000, 2_300])
-Rows = list[tuple[int, int]]
-
-
-def history(bursts: Bursts) -> Rows:
-    """(id, ns) of trades, so many after a pause of so many seconds: pages end inside a moment."""
-    rows: Rows = []
-    for count, pause_s in bursts:
-        last_ns = rows[-1][1] if rows else START_NS
-        begin_ns = min(last_ns + pause_s * NS, NOW_NS - NS)
-        many = min(count, ROWS_MAX - len(rows))
-        rows += [(1 + len(rows) + n, begin_ns + n // 300 * 12_345) for n in range(many)]
-    return rows
+MOMENT_NS = 12_345
 
 
 def rounded(at_ns: int) -> int:
@@ -556,35 +540,19 @@ def serve_trades(rows: Rows) -> Serve:
     return serve
 
 
-def moment(rows: Rows, place: int | None) -> int | None:
-    """Of the trade that stands at so many hundredths of them; before all, and after."""
-    if place is None:
-        return None
-    if not rows or place < 0:
-        return START_NS
-    return NOW_NS if place > 100 else rounded(rows[(len(rows) - 1) * place // 100][1]) + place % 2
-
-
-def trades_of(told_pages: Sequence[Page]) -> list[Trade]:
-    return [event for page in told_pages for event in page.events if isinstance(event, Trade)]
-
-
 @given(bursts=BURSTS, start=PLACES, end=PLACES, limit=LIMITS, newest=st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_trades_asked_by_time_are_those_of_the_time(
     bursts: Bursts, start: int | None, end: int | None, limit: int | None, newest: bool
 ) -> None:
-    rows = history(bursts)
-    start_ns, end_ns = moment(rows, start), moment(rows, end)
+    rows = history(bursts, NOW_NS, MOMENT_NS)
+    said = [(number, rounded(at_ns)) for number, at_ns in rows]
+    start_ns, end_ns = moment(said, start, NOW_NS, 1), moment(said, end, NOW_NS, 1)
     if start_ns is not None and end_ns is not None and end_ns <= start_ns:
         start_ns, end_ns = end_ns, start_ns + 1
     ask = Ask(query=Query.TRADES, symbol="BTC/USD", start_ns=start_ns, end_ns=end_ns, limit=limit, newest=newest)
-    told_pages = walk(ask, serve_trades(rows))
-    truth = [
-        (number, rounded(at_ns))
-        for number, at_ns in rows
-        if (start_ns or 0) <= rounded(at_ns) and (end_ns is None or rounded(at_ns) < end_ns)
-    ]
+    told_pages = walked(ask, serve_trades(rows))
+    truth = [row for row in said if (start_ns or 0) <= row[1] and (end_ns is None or row[1] < end_ns)]
     found = sorted((t.id, t.event_ns) for t in trades_of(told_pages))
     if not (newest or start_ns is None):
         assert found == truth[:limit]
@@ -593,33 +561,24 @@ def test_trades_asked_by_time_are_those_of_the_time(
     else:
         # Without a bound at both ends it is as many as one answer tells.
         assert found == truth[len(truth) - len(found) :]
-    ids = {number for number, _ in found}
-    spans = [(p.start_ns, p.end_ns) for p in told_pages if p.start_ns is not None and p.end_ns is not None]
-    for low_ns, high_ns in spans:
-        assert {number for number, at_ns in rows if low_ns <= rounded(at_ns) < high_ns} <= ids
-    if limit is None and start_ns is not None:
-        reach_ns = start_ns
-        for low_ns, high_ns in sorted(spans):
-            assert low_ns <= reach_ns
-            reach_ns = max(reach_ns, high_ns)
-        assert reach_ns >= min(end_ns or NOW_NS, NOW_NS)
+    holds_promises(told_pages, said, ask, NOW_NS)
 
 
 @given(bursts=BURSTS.filter(bool), place=st.integers(-1, 101), limit=LIMITS)
 @settings(max_examples=60, deadline=None)
 def test_trades_asked_by_id_are_those_that_follow(bursts: Bursts, place: int, limit: int | None) -> None:
-    rows = history(bursts)
+    rows = history(bursts, NOW_NS, MOMENT_NS)
     from_id = rows[0][0] + len(rows) * place // 100
     ask = Ask(query=Query.TRADES, symbol="BTC/USD", from_id=from_id, limit=limit)
-    told_pages = walk(ask, serve_trades(rows))
+    told_pages = walked(ask, serve_trades(rows))
     assert [t.id for t in trades_of(told_pages)] == [number for number, _ in rows if number > from_id][:limit]
     assert all(page.start_ns is None for page in told_pages)
 
 
 def test_bursts_are_walked_down_in_few_answers() -> None:
-    rows = history([(2_500, 0), (2_500, 0), (1, 199), (2_500, 48), (1, 0)])
-    ask = Ask(query=Query.TRADES, symbol="BTC/USD", start_ns=START_NS, end_ns=NOW_NS, newest=True)
-    told_pages = walk(ask, serve_trades(rows))
+    rows = history([(2_500, 0), (2_500, 0), (1, 199), (2_500, 48), (1, 0)], NOW_NS, MOMENT_NS)
+    ask = Ask(query=Query.TRADES, symbol="BTC/USD", start_ns=NOW_NS - DAY_NS, end_ns=NOW_NS, newest=True)
+    told_pages = walked(ask, serve_trades(rows))
     assert len(trades_of(told_pages)) == len(rows)
     assert len(told_pages) < 80
 
@@ -629,7 +588,7 @@ def test_a_moment_that_holds_more_than_an_answer_is_left_behind_and_not_promised
     rows = [(1, at_ns - NS), *((2 + n, at_ns) for n in range(1_500)), (2_000, at_ns + NS)]
     for newest in (False, True):
         ask = Ask(query=Query.TRADES, symbol="BTC/USD", start_ns=at_ns - 9 * NS, end_ns=NOW_NS, newest=newest)
-        told_pages = walk(ask, serve_trades(rows))
+        told_pages = walked(ask, serve_trades(rows))
         ids = [t.id for t in trades_of(told_pages)]
         assert {1, 2, 2_000} <= set(ids)
         assert len(ids) < len(rows)
@@ -654,11 +613,7 @@ def recorded(recordings: Path) -> Kraken:
 
 
 def frames(number: int, recordings: Path) -> Iterator[bytes]:
-    with gzip.open(recordings / "frames" / f"KRAKEN.ws.{number}.0.gz", "rt") as lines:
-        for line in lines:
-            received, _, body = line.rstrip("\n").partition(": ")
-            if received and received[0].isdecimal():
-                yield body.encode()
+    return frames_of(recordings / "frames" / f"KRAKEN.ws.{number}.0.gz")
 
 
 def test_recorded_sessions_of_v1_are_read_whole(recordings: Path) -> None:

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
@@ -18,7 +18,6 @@ from openoutcry import errors
 from openoutcry.events import (
     NS,
     Candle,
-    Event,
     FundingRate,
     Liquidation,
     MarkPrice,
@@ -44,13 +43,8 @@ from openoutcry.venues.venue import (
     Signal,
     Skipped,
     Subscribed,
-    Venue,
 )
-
-Serve = Callable[[str, dict[str, str]], Any]
-Pages = Callable[[Venue, Ask, Serve], Iterator[Page]]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
+from tests.venues.pages import Pages, SpoilAnswer, SpoilFrame, answer_of, one
 
 MS = 1_000_000
 HOUR_NS, DAY_NS = 3_600 * NS, 86_400 * NS
@@ -155,8 +149,7 @@ def frame(message: Any, **changes: Any) -> bytes:
 
 
 def told(body: Any, status: int = 200, **headers: str) -> Answer:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status, {name.replace("_", "-"): text for name, text in headers.items()}, raw, NOW_NS)
+    return answer_of(body, NOW_NS, status, **headers)
 
 
 def taught() -> KrakenFutures:
@@ -173,11 +166,6 @@ def kraken() -> KrakenFutures:
 @pytest.fixture
 def answered() -> Callable[[Any], Answer]:
     return told
-
-
-def one(said: Sequence[Event | Signal]) -> Event | Signal:
-    (event,) = said
-    return event
 
 
 def test_the_venue_is_in_the_table() -> None:

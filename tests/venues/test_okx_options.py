@@ -1,7 +1,7 @@
 """OKX options: frames and answers in the venue's own form, as its documentation has them."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -16,10 +16,8 @@ from openoutcry.venues import VENUES
 from openoutcry.venues.okx import Okx
 from openoutcry.venues.okx_options import OkxOptions
 from openoutcry.venues.venue import Alive, Answer, Ask, Feed, Page, Query, Refused, Skipped, Subscribed, Venue
+from tests.venues.pages import Pages, SpoilAnswer, SpoilFrame
 
-Pages = Callable[[Venue, Ask, Callable[[str, dict[str, str]], Any]], Iterator[Page]]
-SpoilFrame = Callable[[Venue, bytes, st.DataObject], None]
-SpoilAnswer = Callable[[Venue, Ask, Answer, st.DataObject], None]
 MS = 1_000_000
 NOW_NS = 1_672_286_580 * NS  # 2022-12-29 04:03:00 UTC, a full minute
 MINUTE_NS, DAY_NS = 60 * NS, 86_400 * NS
