@@ -42,6 +42,7 @@ from openoutcry.stores.keys import MemoryKeys
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response
 from openoutcry.venues.venue import Answer, Feed, Query
+from tests.api.points import World, running
 
 NOW_NS = 1_763_553_600 * NS  # 2025-11-19T12:00:00Z
 MINUTE_NS = 60 * NS
@@ -309,6 +310,13 @@ async def served(limits: dict[str, Any]) -> AsyncIterator[Served]:
     async with contextlib.AsyncExitStack() as closing:
         closing.push_async_callback(server.stop)
         yield server
+
+
+@pytest.fixture
+async def world(limits: dict[str, Any]) -> AsyncIterator[World]:
+    """A whole market behind HTTP and gRPC."""
+    async with running(World(**limits)) as world:
+        yield world
 
 
 @pytest.fixture

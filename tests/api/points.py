@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -264,3 +265,13 @@ class World:
             self.bus.publish(self.candles.on_time(venue, self.clock.now_ns()))
         self.building.beat()
         self.market.pulse.pulse()
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[World]:
+    """Started, and stopped whatever becomes of the test."""
+    await world.start()
+    try:
+        yield world
+    finally:
+        await world.stop()

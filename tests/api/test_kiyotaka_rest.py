@@ -58,20 +58,6 @@ class Caller:
 
 
 @pytest.fixture
-def limits() -> dict[str, Any]:
-    """Overridden by tests that want a limit."""
-    return {}
-
-
-@pytest.fixture
-async def world(limits: dict[str, Any]) -> AsyncIterator[World]:
-    made = World(**limits)
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
 async def caller(world: World) -> AsyncIterator[Caller]:
     made = Caller(world)
     yield made

