@@ -1,7 +1,7 @@
 """An adapter that reads its own venue's personality over real sockets, with the world's truth at hand."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -9,10 +9,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import pytest
 
 from openoutcry.clock import NS, ManualClock
-from openoutcry.events import Event, Side, Trade
+from openoutcry.events import Candle, Event, MarkPrice, Side, Trade
 from openoutcry.instrument import Instrument
 from openoutcry.simulator.simulator import Simulator
-from openoutcry.simulator.tape import Tape
+from openoutcry.simulator.tape import Bar, Tape
 from openoutcry.simulator.world import World
 from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
 from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query, Signal, Stream, Venue
@@ -25,6 +25,9 @@ ENDS_S_MAX = 10.0
 
 Said = list[Event | Signal]
 Line = tuple[Socket, AsyncIterator[bytes]]
+SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
+AskAll = Callable[[Ask], Awaitable[Sequence[Event]]]
+SameFunding = Callable[[World, str, int, AskAll], Awaitable[MarkPrice]]
 V = TypeVar("V", bound=Venue)
 C = TypeVar("C", bound="VenueClient[Any]")
 

@@ -1,6 +1,6 @@
 """A world whose time stands still until a test moves it, played on a real socket."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -9,20 +9,17 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from openoutcry.clock import ManualClock
-from openoutcry.events import Candle, Event, FundingRate, MarkPrice
+from openoutcry.events import Candle, FundingRate, MarkPrice
 from openoutcry.simulator.simulator import Simulator
 from openoutcry.simulator.tape import Bar
 from openoutcry.simulator.world import World
 from openoutcry.venues.venue import Ask, Query
-from tests.simulator.client import DAY_NS, START_NS
+from tests.simulator.client import DAY_NS, START_NS, AskAll, SameBars, SameFunding
 
 Play = Callable[..., Awaitable[Simulator]]
 Get = Callable[..., Awaitable[httpx2.Response]]
 Dial = Callable[[str], Awaitable[ClientConnection]]
 Drain = Callable[[ClientConnection], Awaitable[list[bytes]]]
-SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
-AskAll = Callable[[Ask], Awaitable[Sequence[Event]]]
-SameFunding = Callable[[World, str, int, AskAll], Awaitable[MarkPrice]]
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The Bybit adapters against the personalities over real sockets, with the world's truth at hand."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
@@ -27,8 +27,6 @@ from openoutcry.events import (
 from openoutcry.instrument import Instrument
 from openoutcry.simulator.bybit import Bybit as Personality
 from openoutcry.simulator.simulator import Simulator
-from openoutcry.simulator.tape import Bar
-from openoutcry.simulator.world import World
 from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
 from openoutcry.venues.bybit import Bybit, BybitSpot
 from openoutcry.venues.bybit_options import BybitOptions
@@ -45,9 +43,8 @@ from openoutcry.venues.venue import (
     Skipped,
     Subscribed,
 )
+from tests.simulator.client import SameBars, SameFunding
 
-SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
-SameFunding = Callable[[World, str, int, Callable[[Ask], Awaitable[Sequence[Event]]]], Awaitable[MarkPrice]]
 NS = 1_000_000_000
 MS = 1_000_000
 # 2026-11-20 13:00:20 UTC, twenty seconds into a minute.

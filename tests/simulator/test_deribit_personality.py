@@ -1,7 +1,7 @@
 """The adapter against the personality over real sockets, with the world's truth at hand."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import pairwise
 from typing import Any
@@ -27,8 +27,6 @@ from openoutcry.events import (
 from openoutcry.feed.depth import Depth, Outcome
 from openoutcry.instrument import Kind
 from openoutcry.simulator.deribit import RECENT_DAYS
-from openoutcry.simulator.tape import Bar
-from openoutcry.simulator.world import World
 from openoutcry.transport import TransportError
 from openoutcry.venues.deribit import Deribit
 from openoutcry.venues.venue import (
@@ -48,6 +46,7 @@ from tests.simulator.client import (
     START_NS,
     Fence,
     Said,
+    SameBars,
     VenueClient,
     playing,
     told_of,
@@ -58,7 +57,6 @@ INVERSE, LINEAR, DATED, CALL = "BTC-PERPETUAL", "SOL_USDC-PERPETUAL", "BTC-25DEC
 SYMBOLS = [INVERSE, LINEAR, DATED, CALL]
 FENCE = Fence(b'{"jsonrpc":"2.0","id":"fence","method":"public/get_time","params":{}}', b'"fence"')
 Client = VenueClient[Deribit]
-SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -26,16 +26,14 @@ from openoutcry.events import (
 )
 from openoutcry.instrument import Instrument
 from openoutcry.simulator.simulator import Simulator
-from openoutcry.simulator.tape import Bar, Row
-from openoutcry.simulator.world import World
+from openoutcry.simulator.tape import Row
 from openoutcry.transport import HttpClient, Socket, SocketClient, TransportError
 from openoutcry.venues.okx import Okx
 from openoutcry.venues.okx_frames import OkxFrames
 from openoutcry.venues.okx_options import OkxOptions
 from openoutcry.venues.venue import Alive, Answer, Ask, Closing, Feed, Page, Query, Refused, Signal, Subscribed
+from tests.simulator.client import SameBars, SameFunding
 
-SameBars = Callable[[World, str, Iterable[Candle], Iterable[Bar]], None]
-SameFunding = Callable[[World, str, int, Callable[[Ask], Awaitable[Sequence[Event]]]], Awaitable[MarkPrice]]
 NS = 1_000_000_000
 MS = 1_000_000
 # 2026-11-20 13:00:20 UTC, twenty seconds into a minute.
