@@ -46,7 +46,16 @@ from openoutcry.venues.bounds import (
     check_traded,
     step_of,
 )
-from openoutcry.venues.paging import code_of, instruments_of, promised, stretch
+from openoutcry.venues.paging import (
+    candles_page,
+    code_of,
+    id_asked,
+    instruments_of,
+    pause_s,
+    promised,
+    stretch,
+    symbol_asked,
+)
 from openoutcry.venues.stamps import Stamp, ns_of, stamp_of
 from openoutcry.venues.venue import Answer, Ask, Page, Query, Request
 
@@ -59,7 +68,7 @@ CANDLES_MIN = 60
 SECONDS_END = 9_000_000_000
 # A candle that is asked for so long after its end will not change.
 CLOSED_AFTER_NS = 5 * NS
-PAUSE_S, PAUSE_S_MAX = 1.0, 600.0
+PAUSE_S = 1.0
 # A search moves by at least this part of what is left of it, so that it ends however unevenly trades came.
 SEARCH_PART = 8
 GRANULARITIES = {seconds: str(seconds) for seconds in (60, 300, 900, 3_600, 21_600, 86_400)}
@@ -179,7 +188,7 @@ class CoinbaseHistory:
             return Request(path="/products", pool="public")
         if ask.query is Query.TICKERS:
             return Request(path="/products/stats", pool="public")
-        path = f"/products/{quote(_symbol(ask), safe='')}"
+        path = f"/products/{quote(symbol_asked(ask, NAME), safe='')}"
         if ask.query is Query.TRADES:
             after, rows = _after(ask), _rows(ask)
             bound = () if after is None else (("after", str(after)),)
@@ -208,7 +217,7 @@ class CoinbaseHistory:
             return Page(events=(), instruments=instruments, unread=unread)
         if ask.query is Query.TICKERS:
             return self._tickers_page(ask, body, now_ns)
-        name = self._known(_symbol(ask))
+        name = self._known(symbol_asked(ask, NAME))
         if ask.query is Query.CANDLES:
             return self._candles_page(ask, name, _bars(body), now_ns)
         rows = sorted(_trades(body), key=lambda row: row.id)
@@ -243,24 +252,10 @@ class CoinbaseHistory:
         interval_s, sure_ns = ask.interval_s or 0, now_ns - CLOSED_AFTER_NS
         rows = sorted((row for row in bars if start_ns <= row.open_s * NS < end_ns), key=lambda row: row.open_s)
         candles = [_candle(name, interval_s, row, now_ns, sure_ns) for row in rows]
-        known_ns = start_ns if _newest(ask) else min(start_ns, ask.start_ns or start_ns)
-        until_ns = min(end_ns, open_of(sure_ns, interval_s))
-        if ask.limit is not None and len(candles) > ask.limit:
-            if _newest(ask):
-                candles = candles[len(candles) - ask.limit :]
-                known_ns = candles[0].open_ns if candles else end_ns
-            else:
-                candles = candles[: ask.limit]
-                until_ns = min(until_ns, candles[-1].open_ns + interval_s * NS if candles else known_ns)
-        left = None if ask.limit is None else ask.limit - len(candles)
-        following = None
-        if _newest(ask):
-            # When it was listed is not told: without a bound an empty window is where the history ends.
-            if left != 0 and start_ns > _lowest_ns(ask) and (candles or ask.start_ns):
-                following = msgspec.structs.replace(ask, newest=True, end_ns=start_ns, limit=left)
-        elif left != 0 and end_ns < min(now_ns if ask.end_ns is None else ask.end_ns, now_ns):
-            following = msgspec.structs.replace(ask, start_ns=end_ns, limit=left)
-        return promised(candles, following, known_ns, until_ns)
+        # When it was listed is not told.
+        first_ns = _lowest_ns(ask)
+        window = start_ns, end_ns
+        return candles_page(ask, candles, window, first_ns, newest=_newest(ask), now_ns=now_ns, sure_ns=sure_ns)
 
     def _tickers_page(self, ask: Ask, body: bytes, now_ns: int) -> Page:
         events: list[Ticker] = []
@@ -287,8 +282,8 @@ def _trades_page(ask: Ask, name: str, rows: Sequence[_PastTrade], now_ns: int) -
     """`rows` by id, lowest first."""
     full = len(rows) >= _rows(ask)
     if ask.from_id is not None:
-        upto_id = _number(ask.from_id) + _rows(ask)
-        newer = [row for row in rows if row.id > _number(ask.from_id)]
+        upto_id = id_asked(ask.from_id, NAME) + _rows(ask)
+        newer = [row for row in rows if row.id > id_asked(ask.from_id, NAME)]
         return _onwards(ask, name, newer, now_ns, head=not newer or newer[-1].id < upto_id)
     moment_ns = ask.end_ns if _newest(ask) else ask.start_ns
     if moment_ns is None or _walks_down(ask):
@@ -412,7 +407,7 @@ def _refuse(ask: Ask, answer: Answer) -> None:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         why = ""
     if answer.status == 429:
-        raise errors.RateLimited(NAME, f"{NAME} asks to slow down", _pause_s(answer))
+        raise errors.RateLimited(NAME, f"{NAME} asks to slow down", pause_s(answer, PAUSE_S))
     if answer.status == 404 and ask.symbol is not None:
         raise errors.UnknownInstrument(f"{NAME} does not list {ask.symbol}")
     raise errors.Unavailable(NAME, f"{NAME} answered {answer.status}" + (f": {why[:100]}" if why else ""))
@@ -442,7 +437,7 @@ def _rows(ask: Ask) -> int:
 def _after(ask: Ask) -> int | None:
     """The id that the trades asked for are below; None: the newest."""
     if ask.from_id is not None:
-        return _number(ask.from_id) + _rows(ask) + 1
+        return id_asked(ask.from_id, NAME) + _rows(ask) + 1
     return None if ask.cursor is None else int(ask.cursor.rpartition(" ")[2])
 
 
@@ -452,20 +447,3 @@ def _walks_down(ask: Ask) -> bool:
 
 def _search(ask: Ask) -> _Search:
     return _Search(0, 0, 0) if ask.cursor is None else _Search(*map(int, ask.cursor.split(" ")))
-
-
-def _number(from_id: int | str) -> int:
-    if not isinstance(from_id, int):
-        raise errors.Unsupported(f"{NAME} numbers its trades")
-    return from_id
-
-
-def _symbol(ask: Ask) -> str:
-    if not ask.symbol:
-        raise errors.Unsupported(f"{NAME} tells {ask.query} of one instrument at a time")
-    return ask.symbol
-
-
-def _pause_s(answer: Answer) -> float:
-    told = answer.headers.get("retry-after", "")
-    return min(float(told), PAUSE_S_MAX) if told.isascii() and told.isdigit() else PAUSE_S

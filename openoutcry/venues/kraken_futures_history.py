@@ -68,7 +68,15 @@ from openoutcry.venues.kraken_futures_wire import (
     size_of,
     stamp_of,
 )
-from openoutcry.venues.paging import code_of, instruments_of, promised, stretch
+from openoutcry.venues.paging import (
+    candles_page,
+    code_of,
+    instruments_of,
+    pause_s,
+    promised,
+    stretch,
+    symbol_asked,
+)
 from openoutcry.venues.venue import Answer, Ask, Page, Query, Rate, Request
 
 TRADES_MAX = 100
@@ -86,7 +94,7 @@ TRADES_REACH_NS = 7 * DAY_NS
 CLOSED_AFTER_NS = 5 * NS
 # The venue's budget of a caller without a key is not published.
 WEIGHTS: Mapping[str, Rate] = {"derivatives": Rate(100, 10.0), "charts": Rate(100, 10.0)}
-PAUSE_S, PAUSE_S_MAX = 10.0, 600.0
+PAUSE_S = 10.0
 TOO_FAST = frozenset({"apiLimitExceeded"})
 NOT_LISTED = frozenset({"contractNotFound", "notFound", "invalidArgument"})
 RESOLUTIONS = {
@@ -262,7 +270,7 @@ class KrakenFuturesHistory:
             return Request(path=f"{_V3}/instruments", pool="derivatives")
         if ask.query in {Query.TICKERS, Query.OPEN_INTEREST}:
             return Request(path=f"{_V3}/tickers", pool="derivatives")
-        symbol = _symbol(ask)
+        symbol = symbol_asked(ask, NAME)
         if ask.query is Query.CANDLES:
             path = f"{_CHARTS}/trade/{quote(symbol, safe='')}/{code_of(ask, RESOLUTIONS)}"
             start_ns, end_ns = self._candle_window(ask)
@@ -292,7 +300,7 @@ class KrakenFuturesHistory:
         texts = [told.error, *(problem.message for problem in told.errors)]
         status = answer.status
         if status == 429 or not TOO_FAST.isdisjoint(texts):
-            raise errors.RateLimited(NAME, f"{NAME} asks to slow down", _pause_s(answer))
+            raise errors.RateLimited(NAME, f"{NAME} asks to slow down", pause_s(answer, PAUSE_S))
         if status == 200 and told.result != "error":
             return
         named = any("symbol" in text or text in NOT_LISTED for text in texts)
@@ -312,7 +320,7 @@ class KrakenFuturesHistory:
             return _listing_page(body)
         if ask.query in {Query.TICKERS, Query.OPEN_INTEREST}:
             return self._tickers_page(ask, body, now_ns)
-        symbol = _symbol(ask)
+        symbol = symbol_asked(ask, NAME)
         meaning = self._known(symbol)
         if meaning is None:
             raise errors.UnknownInstrument(f"{NAME} does not list {symbol}")
@@ -351,29 +359,11 @@ class KrakenFuturesHistory:
         rows = [row for row in told.candles if start_ns <= row.open_ms * MS < end_ns]
         rows.sort(key=lambda row: row.open_ms)
         candles = [_candle(meaning, interval_s, row, now_ns, sure_ns) for row in rows]
-        # What is before the first open of the window was not asked for because nothing was listed then.
-        known_ns = start_ns if _newest(ask) else min(start_ns, ask.start_ns or start_ns)
-        until_ns = min(end_ns, open_of(sure_ns, interval_s))
-        if ask.limit is not None and len(candles) > ask.limit:
-            if _newest(ask):
-                candles = candles[len(candles) - ask.limit :]
-                known_ns = candles[0].open_ns if candles else end_ns
-            else:
-                candles = candles[: ask.limit]
-                until_ns = min(until_ns, candles[-1].open_ns + interval_s * NS if candles else known_ns)
-        left = None if ask.limit is None else ask.limit - len(candles)
-        following = None
-        if _newest(ask):
-            listed = self._listing.get(ask.symbol or "")
-            first_ns = max(ask.start_ns or 0, (listed.listed_ns or 0) if listed else 0)
-            # Without a bound an empty window is where the history ends.
-            if left != 0 and start_ns > max(first_ns, 1) and (candles or first_ns):
-                following = msgspec.structs.replace(ask, newest=True, end_ns=start_ns, limit=left)
-        elif left != 0 and end_ns < min(now_ns if ask.end_ns is None else ask.end_ns, now_ns):
-            following = msgspec.structs.replace(ask, start_ns=end_ns, limit=left)
-        if told.more:
-            return Page(events=candles, next=following)
-        return promised(candles, following, known_ns, until_ns)
+        listed = self._listing.get(ask.symbol or "")
+        first_ns = max(ask.start_ns or 0, (listed.listed_ns or 0) if listed else 0)
+        window = start_ns, end_ns
+        page = candles_page(ask, candles, window, first_ns, newest=_newest(ask), now_ns=now_ns, sure_ns=sure_ns)
+        return Page(events=page.events, next=page.next) if told.more else page
 
     def _tickers_page(self, ask: Ask, body: bytes, received_ns: int) -> Page:
         told = _tickers(body)
@@ -581,14 +571,3 @@ def _last_ms(ask: Ask) -> int | None:
         end_ns = window_ns if ask.end_ns is None else min(window_ns, ask.end_ns)
     # Documented to be left out; if it is not, rows at the end are left out of the page.
     return None if end_ns is None else -(-end_ns // MS)
-
-
-def _symbol(ask: Ask) -> str:
-    if not ask.symbol:
-        raise errors.Unsupported(f"{NAME} tells {ask.query} of one instrument at a time")
-    return ask.symbol
-
-
-def _pause_s(answer: Answer) -> float:
-    told = answer.headers.get("retry-after", "")
-    return min(float(told), PAUSE_S_MAX) if told.isascii() and told.isdigit() else PAUSE_S

@@ -45,7 +45,7 @@ from openoutcry.venues.bounds import (
     check_traded,
     step_of,
 )
-from openoutcry.venues.paging import code_of, instruments_of, promised
+from openoutcry.venues.paging import code_of, id_asked, instruments_of, pause_s, promised, symbol_asked
 from openoutcry.venues.venue import Answer, Ask, Page, Query, Request
 
 NAME = "kraken"
@@ -63,7 +63,7 @@ WINDOW_NS, WINDOW_GROWTH_MAX = 600 * NS, 16
 TRADES_AIM = 700
 # A candle that is asked for so long after its end will not change.
 CLOSED_AFTER_NS = 5 * NS
-PAUSE_S, PAUSE_S_MAX = 5.0, 600.0
+PAUSE_S = 5.0
 CODES = {60: "1", 300: "5", 900: "15", 1_800: "30", 3_600: "60", 14_400: "240", 86_400: "1440"}
 TOO_FAST = frozenset({"EAPI:Rate limit exceeded", "EGeneral:Too many requests", "EService:Throttled"})
 # The venue says XBT and XDG.
@@ -164,7 +164,7 @@ class KrakenHistory:
             return Request(path="/0/public/Time", pool="public")
         if ask.query is Query.INSTRUMENTS:
             return Request(path="/0/public/AssetPairs", pool="public")
-        pair = ("pair", pair_of(_symbol(ask)))
+        pair = ("pair", pair_of(symbol_asked(ask, NAME)))
         if ask.query is Query.CANDLES:
             return Request(path="/0/public/OHLC", query=(pair, ("interval", code_of(ask, CODES))), pool="public")
         since_ns = _since_ns(ask)
@@ -195,7 +195,7 @@ class KrakenHistory:
             streamed = [raw for raw in parts.values() if _is_streamed(raw)]
             instruments, unread = instruments_of(streamed, lambda raw: _instrument_of(_listed(raw)))
             return Page(events=(), instruments=instruments, unread=unread)
-        name = self._known(_symbol(ask))
+        name = self._known(symbol_asked(ask, NAME))
         last = parts.pop("last", None)
         if len(parts) != 1 or last is None:
             raise ValueError("an answer about none or several pairs")
@@ -240,7 +240,7 @@ def ns_of_seconds(seconds: Decimal) -> int:
 def _onwards(ask: Ask, name: str, rows: Sequence[_Row], last_ns: int, now_ns: int) -> Page:
     """Trades that follow a moment or an id, lowest id first."""
     full = len(rows) >= TRADES_MAX
-    after_id = -1 if ask.from_id is None else _number(ask.from_id)
+    after_id = -1 if ask.from_id is None else id_asked(ask.from_id, NAME)
     searched = ask.from_id is not None and (ask.cursor is None or ask.cursor.startswith("back "))
     # At the beginning of all there is nothing further back, whatever id was asked for.
     if searched and full and rows[0].id > after_id + 1 and (_since_ns(ask) or now_ns) > BEGAN_NS:
@@ -328,7 +328,7 @@ def _window(ask: Ask) -> tuple[int, int] | None:
 def _since_ns(ask: Ask) -> int | None:
     """The moment after which trades are asked for; None: the newest."""
     if ask.from_id is not None:
-        _number(ask.from_id)
+        id_asked(ask.from_id, NAME)
         return None if ask.cursor is None else int(ask.cursor.rpartition(" ")[2])
     if _newest(ask):
         window = _window(ask)
@@ -410,7 +410,7 @@ def _instrument(symbol: str, tick: Decimal, lot: Decimal, *, trading: bool) -> I
 def _refuse(ask: Ask, answer: Answer, why: Sequence[str]) -> None:
     """Raise what an answer that is no good one means."""
     if answer.status == 429 or not TOO_FAST.isdisjoint(why):
-        raise errors.RateLimited(NAME, f"{NAME} asks to slow down", _pause_s(answer))
+        raise errors.RateLimited(NAME, f"{NAME} asks to slow down", pause_s(answer, PAUSE_S))
     if ask.symbol is not None and any(text.endswith("Unknown asset pair") for text in why):
         raise errors.UnknownInstrument(f"{NAME} does not list {ask.symbol}")
     text = why[0][:100] if why else ""
@@ -419,20 +419,3 @@ def _refuse(ask: Ask, answer: Answer, why: Sequence[str]) -> None:
 
 def _newest(ask: Ask) -> bool:
     return ask.newest or (ask.start_ns is None and ask.from_id is None)
-
-
-def _number(from_id: int | str) -> int:
-    if not isinstance(from_id, int):
-        raise errors.Unsupported(f"{NAME} numbers its trades")
-    return from_id
-
-
-def _symbol(ask: Ask) -> str:
-    if not ask.symbol:
-        raise errors.Unsupported(f"{NAME} tells {ask.query} of one instrument at a time")
-    return ask.symbol
-
-
-def _pause_s(answer: Answer) -> float:
-    told = answer.headers.get("retry-after", "")
-    return min(float(told), PAUSE_S_MAX) if told.isascii() and told.isdigit() else PAUSE_S

@@ -6,13 +6,15 @@ from typing import TypeVar
 import msgspec
 
 from openoutcry import errors
-from openoutcry.events import NS, Event, open_of
+from openoutcry.events import NS, Candle, Event, open_of
 from openoutcry.instrument import Instrument
 from openoutcry.venues.bounds import MS
-from openoutcry.venues.venue import Ask, Page, Query
+from openoutcry.venues.venue import Answer, Ask, Page, Query
 
 # The shortest funding interval: a page of so many rows never spans less than that many hours.
 FUNDING_STEP_S = 3_600
+# A venue that asks for a longer pause is asked again all the same.
+PAUSE_S_MAX = 600.0
 _T = TypeVar("_T")
 
 
@@ -42,6 +44,63 @@ def promised(events: Sequence[Event], following: Ask | None, start_ns: int | Non
     if start_ns is None or start_ns >= end_ns:
         return Page(events=events, next=following)
     return Page(events=events, next=following, start_ns=start_ns, end_ns=end_ns)
+
+
+def candles_page(
+    ask: Ask,
+    candles: Sequence[Candle],
+    window: tuple[int, int],
+    first_ns: int,
+    *,
+    newest: bool,
+    now_ns: int,
+    sure_ns: int,
+) -> Page:
+    """What a window of candles says, oldest first, where a venue may leave out intervals without a trade.
+
+    Nothing was traded before `first_ns` (0: not known); nothing that closed after `sure_ns` is known to be final.
+    """
+    start_ns, end_ns = window
+    interval_s = ask.interval_s or 0
+    # What is before the first open of the window was not asked for because there is nothing.
+    known_ns = start_ns if newest else min(start_ns, ask.start_ns or start_ns)
+    until_ns = min(end_ns, open_of(sure_ns, interval_s))
+    if ask.limit is not None and len(candles) > ask.limit:
+        if newest:
+            candles = candles[len(candles) - ask.limit :]
+            known_ns = candles[0].open_ns if candles else end_ns
+        else:
+            candles = candles[: ask.limit]
+            until_ns = min(until_ns, candles[-1].open_ns + interval_s * NS if candles else known_ns)
+    left = None if ask.limit is None else ask.limit - len(candles)
+    following = None
+    if newest:
+        # Without a bound an empty window is where the history ends.
+        if left != 0 and start_ns > max(first_ns, 1) and (candles or first_ns):
+            following = msgspec.structs.replace(ask, newest=True, end_ns=start_ns, limit=left)
+    elif left != 0 and end_ns < min(now_ns if ask.end_ns is None else ask.end_ns, now_ns):
+        following = msgspec.structs.replace(ask, start_ns=end_ns, limit=left)
+    return promised(candles, following, known_ns, until_ns)
+
+
+def symbol_asked(ask: Ask, venue: str) -> str:
+    """Of a question about one instrument, which. Raises Unsupported."""
+    if not ask.symbol:
+        raise errors.Unsupported(f"{venue} tells {ask.query} of one instrument at a time")
+    return ask.symbol
+
+
+def id_asked(from_id: int | str, venue: str) -> int:
+    """After which trade, where a venue numbers them. Raises Unsupported."""
+    if not isinstance(from_id, int):
+        raise errors.Unsupported(f"{venue} numbers its trades")
+    return from_id
+
+
+def pause_s(answer: Answer, untold_s: float) -> float:
+    """How long the venue says to wait, in whole seconds; `untold_s` where it does not."""
+    told = answer.headers.get("retry-after", "")
+    return min(float(told), PAUSE_S_MAX) if told.isascii() and told.isdigit() else untold_s
 
 
 def code_of(ask: Ask, codes: Mapping[int, str]) -> str:
