@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import msgspec
 
 from openoutcry.venues.bybit_history import BybitHistory
+from openoutcry.venues.channels import AskedOnceOpen
 from openoutcry.venues.venue import Heartbeat, Limits, Rate, Stream
 
 # A connection takes 21,000 characters of topics; the longest topic, quotes and comma are some 50.
 STREAMS_MAX = 400
 
 
-class BybitTopics(BybitHistory):
+class BybitTopics(AskedOnceOpen, BybitHistory):
     """The socket half, as far as its markets agree."""
 
     limits = Limits(
@@ -31,11 +32,6 @@ class BybitTopics(BybitHistory):
         silence_s=45.0,
         shared_pools={"weight": "bybit"},
     )
-
-    def url(self, address: str, endpoint: str, streams: Sequence[Stream]) -> str:
-        """The configured address itself: each market has its own."""
-        assert all(stream.endpoint == endpoint for stream in streams)
-        return address
 
     def subscribe(self, streams: Sequence[Stream], *, undo: bool = False) -> Sequence[bytes]:
         """Frames of as many topics as the venue takes in one."""

@@ -33,6 +33,7 @@ import msgspec
 from openoutcry import errors
 from openoutcry.events import Event, Quote, Side, Trade
 from openoutcry.venues.bounds import NUMBER_MAX, ZERO, Number
+from openoutcry.venues.channels import AskedOnceOpen, Channel, by_channel, streams_of
 from openoutcry.venues.coinbase_history import AGAINST, NAME, CoinbaseHistory, MakerSide, Symbol
 from openoutcry.venues.stamps import Stamp, ns_of
 from openoutcry.venues.venue import (
@@ -51,7 +52,10 @@ STREAMS_MAX = 200
 PRODUCTS_PER_SUBSCRIBE = 50
 REASON_CHARS_MAX = 200
 # Small pairs trade a few times a day, so trades are never called silent: heartbeats tell a dead connection.
-_CHANNELS: Mapping[Feed, str] = {Feed.TRADES: "matches", Feed.QUOTES: "ticker"}
+_CHANNELS: Mapping[Feed, Channel] = {
+    Feed.TRADES: ("matches", frozenset({Feed.TRADES}), None),
+    Feed.QUOTES: ("ticker", frozenset({Feed.QUOTES}), None),
+}
 _ASKED: Mapping[str, list[str]] = {"matches": ["matches", "heartbeat"], "ticker": ["ticker"]}
 _BUY, _SELL = Side.BUY, Side.SELL
 
@@ -109,7 +113,7 @@ _frame = msgspec.json.Decoder(_Match | _LastMatch | _Ticker | _Beat | _Subscript
 _head = msgspec.json.Decoder(_Head).decode
 
 
-class Coinbase(CoinbaseHistory):
+class Coinbase(AskedOnceOpen, CoinbaseHistory):
     """All pairs on one socket."""
 
     sockets: Mapping[str, str] = {"ws": "wss://ws-feed.exchange.coinbase.com"}
@@ -128,34 +132,14 @@ class Coinbase(CoinbaseHistory):
 
     def streams(self, feed: Feed, symbols: Iterable[str] | None) -> Sequence[Stream]:
         """One channel and product each."""
-        channel = _CHANNELS.get(feed)
-        if channel is None:
-            raise errors.Unsupported(f"{NAME} has no stream of {feed}")
-        if symbols is None:
-            raise errors.Unsupported(f"{NAME} has no stream of {feed} of all instruments")
-        return [Stream(f"{channel}:{symbol}", "ws", symbol, frozenset({feed}), None) for symbol in symbols]
-
-    def url(self, address: str, endpoint: str, streams: Sequence[Stream]) -> str:
-        """The configured address itself: streams are asked for on the open connection."""
-        assert all(stream.endpoint == endpoint for stream in streams)
-        return address
+        return streams_of(NAME, _CHANNELS, feed, symbols)
 
     def subscribe(self, streams: Sequence[Stream], *, undo: bool = False) -> Sequence[bytes]:
         """Frames of one channel and PRODUCTS_PER_SUBSCRIBE products each."""
-        products: dict[str, list[str]] = {}
-        for stream in streams:
-            channel, _, symbol = stream.name.partition(":")
-            products.setdefault(channel, []).append(symbol)
+        kind = "unsubscribe" if undo else "subscribe"
         return [
-            msgspec.json.encode(
-                {
-                    "type": "unsubscribe" if undo else "subscribe",
-                    "product_ids": rows[n : n + PRODUCTS_PER_SUBSCRIBE],
-                    "channels": _ASKED[channel],
-                }
-            )
-            for channel, rows in products.items()
-            for n in range(0, len(rows), PRODUCTS_PER_SUBSCRIBE)
+            msgspec.json.encode({"type": kind, "product_ids": symbols, "channels": _ASKED[channel]})
+            for channel, symbols in by_channel(streams, PRODUCTS_PER_SUBSCRIBE)
         ]
 
     def reset(self, endpoint: str) -> None:

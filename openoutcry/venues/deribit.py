@@ -48,6 +48,7 @@ from openoutcry import errors
 from openoutcry.events import Candle, DepthDelta, DepthSnapshot, Event
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.venues.bounds import MS, ZERO, Number, TimeMs, alive, levels_of
+from openoutcry.venues.channels import AskedOnceOpen, Channel
 from openoutcry.venues.deribit_history import PASSING, WEIGHTS, DeribitHistory
 from openoutcry.venues.deribit_wire import (
     Symbol,
@@ -94,7 +95,7 @@ _LACKS: Mapping[Kind, frozenset[Feed]] = {
     Kind.OPTION: frozenset({Feed.FUNDING, Feed.CANDLES}),
 }
 # Trades, candles and books may rest for days: heartbeats tell a dead connection.
-_CHANNELS: Mapping[Feed, tuple[str, frozenset[Feed], float | None]] = {
+_CHANNELS: Mapping[Feed, Channel] = {
     **dict.fromkeys(_TRADED, ("trades.{}.100ms", _TRADED, None)),
     **dict.fromkeys(_TICKED, ("ticker.{}.100ms", _TICKED, TICKER_SILENCE_S)),
     Feed.CANDLES: ("chart.trades.{}.1", frozenset({Feed.CANDLES}), None),
@@ -202,7 +203,7 @@ _HEARTBEAT = _call(UNASKED, "public/set_heartbeat", {"interval": HEARTBEAT_S})
 _TEST = _call(UNASKED, "public/test", {})
 
 
-class Deribit(DeribitHistory):
+class Deribit(AskedOnceOpen, DeribitHistory):
     """Perpetuals, futures and options: one venue, one socket."""
 
     sockets: Mapping[str, str] = {"ws": "wss://www.deribit.com/ws/api/v2"}
@@ -251,11 +252,6 @@ class Deribit(DeribitHistory):
             if feed not in lacks:
                 found.append(Stream(pattern.format(symbol), "ws", symbol, feeds - lacks, silence_s))
         return found
-
-    def url(self, address: str, endpoint: str, streams: Sequence[Stream]) -> str:
-        """The configured address itself: streams are asked for on the open connection."""
-        assert all(stream.endpoint == endpoint for stream in streams)
-        return address
 
     def subscribe(self, streams: Sequence[Stream], *, undo: bool = False) -> Sequence[bytes]:
         """Frames of STREAMS_PER_SUBSCRIBE channels each."""

@@ -38,6 +38,7 @@ from openoutcry.events import MINUTE_S, Candle, Event, Quote, Side, Trade
 from openoutcry.instrument import Instrument
 from openoutcry.venues import kraken_v1
 from openoutcry.venues.bounds import COIN_STEP, MS, NUMBER_MAX, ZERO, Number, candle_of_row
+from openoutcry.venues.channels import AskedOnceOpen, Channel, by_channel, streams_of
 from openoutcry.venues.kraken_history import NAME, KrakenHistory, Symbol
 from openoutcry.venues.stamps import Stamp, ns_of
 from openoutcry.venues.venue import (
@@ -57,7 +58,11 @@ STREAMS_MAX = 300
 SYMBOLS_PER_SUBSCRIBE = 50
 REASON_CHARS_MAX = 200
 # Small pairs trade a few times a day, so nothing is called silent: heartbeats tell a dead connection.
-_CHANNELS: Mapping[Feed, str] = {Feed.TRADES: "trade", Feed.CANDLES: "ohlc", Feed.QUOTES: "ticker"}
+_CHANNELS: Mapping[Feed, Channel] = {
+    Feed.TRADES: ("trade", frozenset({Feed.TRADES}), None),
+    Feed.CANDLES: ("ohlc", frozenset({Feed.CANDLES}), None),
+    Feed.QUOTES: ("ticker", frozenset({Feed.QUOTES}), None),
+}
 _ASKED: Mapping[str, dict[str, Any]] = {
     "trade": {"snapshot": True},
     "ohlc": {"interval": 1, "snapshot": False},
@@ -145,7 +150,7 @@ _frame = msgspec.json.Decoder(_Trades | _Candles | _Tickers | _Beat | _Status).d
 _head = msgspec.json.Decoder(_Head).decode
 
 
-class Kraken(KrakenHistory):
+class Kraken(AskedOnceOpen, KrakenHistory):
     """All pairs on one socket."""
 
     sockets: Mapping[str, str] = {"ws": "wss://ws.kraken.com/v2"}
@@ -181,34 +186,20 @@ class Kraken(KrakenHistory):
 
     def streams(self, feed: Feed, symbols: Iterable[str] | None) -> Sequence[Stream]:
         """One channel and pair each."""
-        channel = _CHANNELS.get(feed)
-        if channel is None:
-            raise errors.Unsupported(f"{NAME} has no stream of {feed}")
-        if symbols is None:
-            raise errors.Unsupported(f"{NAME} has no stream of {feed} of all instruments")
-        return [Stream(f"{channel}:{symbol}", "ws", symbol, frozenset({feed}), None) for symbol in symbols]
-
-    def url(self, address: str, endpoint: str, streams: Sequence[Stream]) -> str:
-        """The configured address itself: streams are asked for on the open connection."""
-        assert all(stream.endpoint == endpoint for stream in streams)
-        return address
+        return streams_of(NAME, _CHANNELS, feed, symbols)
 
     def subscribe(self, streams: Sequence[Stream], *, undo: bool = False) -> Sequence[bytes]:
         """Frames of one channel and SYMBOLS_PER_SUBSCRIBE pairs each."""
-        pairs: dict[str, list[str]] = {}
-        for stream in streams:
-            channel, _, symbol = stream.name.partition(":")
-            pairs.setdefault(channel, []).append(symbol)
+        method = "unsubscribe" if undo else "subscribe"
         return [
             msgspec.json.encode(
                 {
-                    "method": "unsubscribe" if undo else "subscribe",
-                    "params": {"channel": channel, "symbol": rows[n : n + SYMBOLS_PER_SUBSCRIBE], **_ASKED[channel]},
+                    "method": method,
+                    "params": {"channel": channel, "symbol": symbols, **_ASKED[channel]},
                     "req_id": _NUMBERS[channel],
                 }
             )
-            for channel, rows in pairs.items()
-            for n in range(0, len(rows), SYMBOLS_PER_SUBSCRIBE)
+            for channel, symbols in by_channel(streams, SYMBOLS_PER_SUBSCRIBE)
         ]
 
     def reset(self, endpoint: str) -> None:  # noqa: ARG002 - there is one

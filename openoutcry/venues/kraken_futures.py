@@ -40,6 +40,7 @@ import msgspec
 from openoutcry import errors
 from openoutcry.events import Event, FundingRate, Liquidation, MarkPrice, Quote, Side, Trade
 from openoutcry.venues.bounds import MS, NUMBER_MAX, ZERO, Number, TimeMs
+from openoutcry.venues.channels import AskedOnceOpen, Channel, by_channel, streams_of
 from openoutcry.venues.kraken_futures_history import WEIGHTS, KrakenFuturesHistory
 from openoutcry.venues.kraken_futures_wire import (
     ON_BOOK,
@@ -71,7 +72,7 @@ _BUY, _SELL = Side.BUY, Side.SELL
 _TRADED = frozenset({Feed.TRADES, Feed.LIQUIDATIONS})
 _TICKED = frozenset({Feed.QUOTES, Feed.OPEN_INTEREST, Feed.FUNDING, Feed.MARK_PRICE})
 # Small contracts trade a few times a day, so trades are never called silent: heartbeats tell a dead connection.
-_CHANNELS: Mapping[Feed, tuple[str, frozenset[Feed], float | None]] = {
+_CHANNELS: Mapping[Feed, Channel] = {
     **dict.fromkeys(_TRADED, ("trade", _TRADED, None)),
     **dict.fromkeys(_TICKED, ("ticker", _TICKED, 300.0)),
 }
@@ -127,7 +128,7 @@ _frame = msgspec.json.Decoder(_Trade | _Snapshot | _Ticker | _Beat).decode
 _head = msgspec.json.Decoder(_Head).decode
 
 
-class KrakenFutures(KrakenFuturesHistory):
+class KrakenFutures(AskedOnceOpen, KrakenFuturesHistory):
     """Perpetuals and futures on one socket."""
 
     sockets: Mapping[str, str] = {"ws": "wss://futures.kraken.com/ws/v1"}
@@ -154,30 +155,14 @@ class KrakenFutures(KrakenFuturesHistory):
 
     def streams(self, feed: Feed, symbols: Iterable[str] | None) -> Sequence[Stream]:
         """One feed a product; trades and liquidations come in one, and all that a ticker tells in another."""
-        channel = _CHANNELS.get(feed)
-        if channel is None:
-            raise errors.Unsupported(f"{self.name} has no stream of {feed}")
-        if symbols is None:
-            raise errors.Unsupported(f"{self.name} has no stream of {feed} of all instruments")
-        word, feeds, silence_s = channel
-        return [Stream(f"{word}:{symbol}", "ws", symbol, feeds, silence_s) for symbol in symbols]
-
-    def url(self, address: str, endpoint: str, streams: Sequence[Stream]) -> str:
-        """The configured address itself: streams are asked for on the open connection."""
-        assert all(stream.endpoint == endpoint for stream in streams)
-        return address
+        return streams_of(self.name, _CHANNELS, feed, symbols)
 
     def subscribe(self, streams: Sequence[Stream], *, undo: bool = False) -> Sequence[bytes]:
         """Frames of one feed and PRODUCTS_PER_SUBSCRIBE products each."""
         event = "unsubscribe" if undo else "subscribe"
-        products: dict[str, list[str]] = {}
-        for stream in streams:
-            word, _, symbol = stream.name.partition(":")
-            products.setdefault(word, []).append(symbol)
         return [
-            msgspec.json.encode({"event": event, "feed": word, "product_ids": rows[n : n + PRODUCTS_PER_SUBSCRIBE]})
-            for word, rows in products.items()
-            for n in range(0, len(rows), PRODUCTS_PER_SUBSCRIBE)
+            msgspec.json.encode({"event": event, "feed": word, "product_ids": symbols})
+            for word, symbols in by_channel(streams, PRODUCTS_PER_SUBSCRIBE)
         ]
 
     def reset(self, endpoint: str) -> None:

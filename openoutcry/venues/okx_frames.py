@@ -31,6 +31,7 @@ from openoutcry.venues.bounds import (
     check_traded,
     levels_of,
 )
+from openoutcry.venues.channels import AskedOnceOpen
 from openoutcry.venues.okx_history import SHARED, WEIGHTS, OkxHistory
 from openoutcry.venues.okx_wire import (
     INTERVALS,
@@ -160,7 +161,7 @@ _Said = Sequence[Event | Signal]
 _Route = Callable[[bytes, int, Meaning], _Said]
 
 
-class OkxFrames(OkxHistory):
+class OkxFrames(AskedOnceOpen, OkxHistory):
     """The socket half: one channel a symbol, on two sockets."""
 
     sockets: Mapping[str, str] = {
@@ -221,11 +222,6 @@ class OkxFrames(OkxHistory):
         channel, endpoint, silence_s = self.channels[feed]
         feeds = frozenset({feed})
         return [Stream(f"{channel}:{symbol}", endpoint, symbol, feeds, silence_s) for symbol in symbols]
-
-    def url(self, address: str, endpoint: str, streams: Sequence[Stream]) -> str:
-        """The configured address itself: streams are asked for on the open connection."""
-        assert all(stream.endpoint == endpoint for stream in streams)
-        return address
 
     def subscribe(self, streams: Sequence[Stream], *, undo: bool = False) -> Sequence[bytes]:
         """Frames of as many channels as are well below the size of one request."""
