@@ -1,5 +1,6 @@
 """The demo as a user starts it: one line when everything answers, real answers, a quick end."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,8 @@ import httpx2
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.sync.client import connect
+
+from openoutcry.api.kiyotaka import contract
 
 READY_S_MAX = 60
 STOP_S_MAX = 5.0
@@ -234,3 +237,30 @@ def test_a_kill_at_any_moment_leaves_a_folder_the_next_start_takes(tmp_path: Pat
     with demo("--data", str(tmp_path)) as (_, ready):
         answer = httpx2.get(ready["http"] + "/binance/ohlc/BTCUSDT/1m", params={"limit": 50}, timeout=20)
         assert len(answer.json()) == 50
+
+
+def test_every_type_of_point_is_there_within_two_minutes(running: dict[str, Any]) -> None:
+    """Read as a client would: a stream of everything, opened again because what begins later does not join it."""
+    wanted = {number for number in contract.TYPES.values() if number}
+    seen: set[int] = set()
+    # Four days: CME's figures are of weekdays.
+    now_s = int(time.time())
+    minutes = {"interval": contract.INTERVALS["MINUTE"]}
+    cme = contract.PointRequest(
+        type=[contract.TYPES["CME_OPEN_INTEREST_AGG"]], **minutes, **{"from": now_s - 4 * 86_400}, period=4 * 86_400
+    )
+    everything = contract.PointRequest(type=sorted(wanted), **minutes, **{"from": now_s - 600})
+    metadata = (("x-kiyotaka-key", running["keys"][0]),)
+    began = time.monotonic()
+    with grpc.insecure_channel(running["grpc"]) as channel:
+        stream = channel.unary_stream("/api.API/StreamPoints", response_deserializer=contract.PointSeries.FromString)
+        for asked in (everything, cme) * 24:
+            with contextlib.suppress(grpc.RpcError):
+                for series in stream(asked.SerializeToString(), metadata=metadata, timeout=5.0):
+                    assert series.points
+                    seen.add(series.id.type)
+                    if seen == wanted:
+                        break
+            if seen == wanted or time.monotonic() - began > 120:
+                break
+    assert seen == wanted
