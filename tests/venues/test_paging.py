@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from openoutcry.errors import BadInterval
 from openoutcry.events import NS
 from openoutcry.venues import paging
-from openoutcry.venues.venue import Ask, Page, Query
+from openoutcry.venues.venue import Answer, Ask, Page, Query
 
 MINUTE_NS = 60 * NS
 
@@ -42,3 +42,33 @@ def test_an_interval_the_venue_does_not_have_is_refused() -> None:
     for interval_s in (None, 61):
         with pytest.raises(BadInterval):
             paging.code_of(Ask(query=Query.CANDLES, interval_s=interval_s), {60: "1m"})
+
+
+@pytest.mark.parametrize(
+    ("told", "pause_s"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("600", 600.0),
+        ("601", 600.0),
+        ("9" * 400, 600.0),
+        ("soon", 2.5),
+        ("-1", 2.5),
+        ("٣", 2.5),
+    ],
+)
+def test_a_pause_is_what_the_venue_says_within_reason(told: str, pause_s: float) -> None:
+    assert paging.pause_s(Answer(429, {"retry-after": told}, b"", 0), 2.5) == pause_s
+    assert paging.pause_s(Answer(429, {}, b"", 0), 2.5) == 2.5
+
+
+@pytest.mark.parametrize(("listed_ns", "goes_on"), [(0, False), (NS, True)])
+def test_an_empty_window_is_the_end_of_a_history_whose_beginning_nobody_knows(listed_ns: int, goes_on: bool) -> None:
+    ask = Ask(query=Query.CANDLES, symbol="X", interval_s=60, limit=5, newest=True)
+    window = (6_000 * NS, 12_000 * NS)
+    page = paging.candles_page(
+        ask, [], window, newest=True, first_ns=listed_ns, sure_ns=12_000 * NS, now_ns=12_000 * NS
+    )  # fmt: skip
+    assert (page.next is not None) is goes_on
+    if page.next is not None:
+        assert (page.next.end_ns, page.next.limit) == (6_000 * NS, 5)
