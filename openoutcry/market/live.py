@@ -7,6 +7,7 @@ from openoutcry.aggregates.rollup import base_for, bounds_of, rollup
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock
 from openoutcry.events import NS, Candle, Side, open_of
+from openoutcry.market.listeners import Listeners
 
 PULSE_S = 0.25
 
@@ -55,23 +56,13 @@ class Live:
         key = (instrument, interval_s)
         tape = self._tapes.get(key)
         if tape is None:
-            tape = self._tapes[key] = _Tape(instrument, interval_s, self._clock.now_ns(), self._known)
+            tape = _Tape(instrument, interval_s, self._clock.now_ns(), self._known, lambda: self._end(key))
             tape.stop = self._bus.listen(Candle, tape.on_candle, instrument)
-        tape.listeners = (*tape.listeners, listener)
-        left = False
+            self._tapes[key] = tape
+        return tape.listeners.join(listener)
 
-        def stop() -> None:
-            nonlocal left
-            if left:
-                return
-            left = True
-            at = tape.listeners.index(listener)
-            tape.listeners = tape.listeners[:at] + tape.listeners[at + 1 :]
-            if not tape.listeners:
-                tape.stop()
-                del self._tapes[key]
-
-        return stop
+    def _end(self, key: tuple[str, int]) -> None:
+        self._tapes.pop(key).stop()
 
     def needs(self, instrument: str, interval_s: int) -> tuple[int, int] | None:
         """The base interval and the time from which `seed` must be given its closed candles; None where none are."""
@@ -110,13 +101,18 @@ class _Tape:
     """One instrument and interval. `parts`: the closed base candles of the bucket, all that came since `from_ns`."""
 
     def __init__(
-        self, instrument: str, interval_s: int, now_ns: int, known: Callable[[str, int, int, int], bool]
+        self,
+        instrument: str,
+        interval_s: int,
+        now_ns: int,
+        known: Callable[[str, int, int, int], bool],
+        ended: Callable[[], None],
     ) -> None:
         self.instrument = instrument
         self.interval_s = interval_s
         self.base_s = base_for(interval_s)
         self.from_ns = self._heard_ns = open_of(now_ns, self.base_s)
-        self.listeners: tuple[Listener, ...] = ()
+        self.listeners: Listeners[Candle] = Listeners(ended)
         self.stop: Callable[[], None] = _nothing
         self._known = known
         self._open_ns, self._end_ns = bounds_of(now_ns, interval_s)
@@ -182,8 +178,7 @@ class _Tape:
         if candle.closed:
             self._closed_ns = max(self._closed_ns, candle.open_ns)
         self._told = candle
-        for listener in self.listeners:
-            listener(candle)
+        self.listeners.tell(candle)
 
 
 def _nothing() -> None:

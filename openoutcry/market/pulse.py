@@ -11,6 +11,7 @@ from openoutcry.aggregates.derivatives import DerivativeBar
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock
 from openoutcry.events import Candle, FundingBar, InterestBar, LevelsBar, LiquidationBar, Side
+from openoutcry.market.listeners import Listeners
 from openoutcry.market.live import Growing
 from openoutcry.market.series import Of, Row, SeriesKey
 
@@ -86,24 +87,14 @@ class Pulse:
         """Call `listener` with every row of that series from now on. Returns the way to stop."""
         tape = self._tapes.get(key)
         if tape is None:
-            tape = self._tapes[key] = _Tape(key)
             kind: type[Grown] = Candle if key.of is Of.CANDLES else BARS[key.of]
+            tape = _Tape(key, lambda: self._end(key))
             tape.stop = self._bus.listen(kind, tape.on_row, key.instrument)
-        tape.listeners = (*tape.listeners, listener)
-        left = False
+            self._tapes[key] = tape
+        return tape.listeners.join(listener)
 
-        def stop() -> None:
-            nonlocal left
-            if left:
-                return
-            left = True
-            at = tape.listeners.index(listener)
-            tape.listeners = tape.listeners[:at] + tape.listeners[at + 1 :]
-            if not tape.listeners:
-                tape.stop()
-                del self._tapes[key]
-
-        return stop
+    def _end(self, key: SeriesKey) -> None:
+        self._tapes.pop(key).stop()
 
     def growing(self, key: SeriesKey) -> list[Row]:
         """What is over but may still change, and last what grows now: all that is known whole."""
@@ -135,17 +126,17 @@ class Pulse:
 
 
 class _Tape:
-    def __init__(self, key: SeriesKey) -> None:
+    def __init__(self, key: SeriesKey, ended: Callable[[], None]) -> None:
         self._key = key
         # What was told of each bucket that may still change: there are two or three around its end.
         self._told: dict[int, Grown] = {}
-        self.listeners: tuple[Listener, ...] = ()
+        self.listeners: Listeners[Row] = Listeners(ended)
         self.stop: Callable[[], None] = _nothing
 
     def on_row(self, row: Grown) -> None:
         side = row.side if isinstance(row, Candle | LiquidationBar) else Side.BOTH
         if row.closed and row.interval_s == self._key.interval_s and side is self._key.side:
-            self._tell(row)
+            self.listeners.tell(row)
 
     def grow(self, row: Row) -> None:
         assert isinstance(row, Grown)
@@ -153,11 +144,7 @@ class _Tape:
             self._told[row.open_ns] = row
             if len(self._told) > TOLD_MAX:
                 del self._told[min(self._told)]
-            self._tell(row)
-
-    def _tell(self, row: Row) -> None:
-        for listener in self.listeners:
-            listener(row)
+            self.listeners.tell(row)
 
 
 def _nothing() -> None:
