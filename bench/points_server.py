@@ -46,7 +46,6 @@ WRITE_ROWS = 10_000
 NAME = "binance:BTCUSDT"
 # A key of no randomness: both sides of a bench must know it.
 KEY = "oo-" + "A" * 43
-# What a 500-point answer was before it was encoded here.
 BTC = Instrument(
     venue="binance", symbol="BTCUSDT", kind=Kind.SPOT, coin="BTC", quote="USDT", settle="USDT", tick_size=Decimal("0.01"),
     lot_size=Decimal("0.00001"), listed_ns=START_S * NS,

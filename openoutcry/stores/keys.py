@@ -78,7 +78,7 @@ class SqlKeys:
             try:
                 with self._writer.begin() as connection:
                     ACCOUNTS.migrate(connection)
-            except BaseException:
+            except BaseException:  # whatever it was goes on, but the connections must not stay open behind it
                 self._engine.dispose()
                 raise
 

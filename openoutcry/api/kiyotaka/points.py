@@ -222,8 +222,8 @@ class Points:
     ) -> AsyncGenerator[bytes]:
         """Series messages: history from the start of the window, then what comes; until the window is over, or for ever.
 
-        A message has about `rows_max` points at most. Without a window, what comes alone. Raises TooLarge, LimitExceeded (a client too slow for its trades), Unavailable,
-        and what the leash was pulled with.
+        A message has about `rows_max` points at most. Without a window, what comes alone. Raises TooLarge, LimitExceeded (a
+        client too slow for its trades), Unavailable, and what the leash was pulled with.
         """
         if self.streams >= STREAMS_MAX:
             raise LimitExceeded("the server holds as many streams as it may: try again later", 10.0)
