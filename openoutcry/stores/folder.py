@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from openoutcry.errors import FolderTaken, Unavailable
@@ -42,3 +44,14 @@ class DataFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Whoever is inside is alone in it, among all processes and threads; the others wait. The folder must exist."""
+    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # the folder itself: no file is left behind
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

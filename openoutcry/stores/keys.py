@@ -5,7 +5,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from openoutcry.accounts.store import REVOKED_KEPT_MAX, KeyRecord
 from openoutcry.errors import Unavailable
-from openoutcry.stores.folder import FOLDER_MODE
+from openoutcry.stores.folder import FOLDER_MODE, one_at_a_time
 from openoutcry.stores.migrations import Schema
 from openoutcry.stores.sql import reason_of
 
 BUSY_S = 5.0
 CONNECTIONS_MAX = 2
-FILE_MODE = 0o600
 PEPPER_NAME = "pepper"
 PEPPER_BYTES = 32
 
@@ -76,11 +75,16 @@ class SqlKeys:
             self._engine = _engine(self._url, busy_s)
             self._writer = self._engine.execution_options(writing=True)
             try:
-                with self._writer.begin() as connection:
+                with self._alone(), self._writer.begin() as connection:
                     ACCOUNTS.migrate(connection)
             except BaseException:  # whatever it was goes on, but the connections must not stay open behind it
                 self._engine.dispose()
                 raise
+
+    def _alone(self) -> AbstractContextManager[None]:
+        # SQLite does not wait for the other when both turn a new file into WAL: one is told "locked" at once.
+        file = self._url.database if self._url.get_backend_name() == "sqlite" else None
+        return one_at_a_time(Path(file).parent) if file else nullcontext()
 
     def add(self, digest: bytes, record: KeyRecord) -> None:
         """Keep one more, and forget the longest revoked beyond REVOKED_KEPT_MAX. Raises Unavailable."""
@@ -152,7 +156,7 @@ def pepper(folder: Path, random: Callable[[int], bytes] = secrets.token_bytes) -
     path = folder / PEPPER_NAME
     try:
         if not path.exists():
-            _make_pepper(path, random(PEPPER_BYTES).hex().encode("ascii"))
+            _make(path, random(PEPPER_BYTES).hex().encode("ascii") + b"\n")
         found = path.read_bytes().strip()
     except OSError as e:
         raise Unavailable("store", f"the pepper {path} cannot be used: {e.strerror}") from e
@@ -165,25 +169,27 @@ def private_file(path: Path) -> Path:
     """The database file, made (with its folder) for its owner alone if absent. Raises Unavailable."""
     try:
         path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        # What SQLite keeps beside it gets the same mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+        # What SQLite keeps beside it gets the same mode. A file that is there is never opened here: closing it would
+        # drop the locks that this process holds in it.
+        if not path.exists():
+            _make(path, b"")
     except OSError as e:
         raise Unavailable("store", f"{path} cannot be used: {e.strerror}") from e
     return path
 
 
-def _make_pepper(path: Path, text: bytes) -> None:
+def _make(path: Path, content: bytes) -> None:
     # Whole or not at all, and never twice: two processes may begin at once.
     made, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # for its owner alone
     try:
-        os.write(made, text + b"\n")
+        os.write(made, content)
         os.fsync(made)
     finally:
         os.close(made)
     try:
         os.link(draft, path)
     except FileExistsError:
-        pass  # the other was first: its pepper is the one
+        pass  # the other was first: what it made is the one
     finally:
         Path(draft).unlink()
 

@@ -5,12 +5,14 @@ import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from openoutcry.errors import FolderTaken, Unavailable
-from openoutcry.stores.folder import DataFolder
+from openoutcry.stores.folder import DataFolder, one_at_a_time
 
 HOLD = """
 import sys
@@ -54,3 +56,24 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match="cannot be used"):
         DataFolder(tmp_path / "file" / "data")
+
+
+def test_one_is_alone_in_a_folder_until_it_leaves(tmp_path: Path) -> None:
+    order: list[str] = []
+    begun = Event()
+
+    def second() -> None:
+        begun.set()
+        with one_at_a_time(tmp_path):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as threads:
+        with one_at_a_time(tmp_path):
+            other = threads.submit(second)
+            assert begun.wait(10)
+            with pytest.raises(TimeoutError):
+                other.result(0.05)  # it is there, and waits
+            order.append("first")
+        other.result(10)
+    assert order == ["first", "second"]
+    assert list(tmp_path.iterdir()) == []
