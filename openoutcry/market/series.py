@@ -25,6 +25,7 @@ from openoutcry.events import (
     Trade,
 )
 from openoutcry.instrument import Instrument
+from openoutcry.market.tasks import Task
 
 
 class Of(StrEnum):
@@ -180,11 +181,37 @@ def levels_text(levels: Sequence[Level]) -> str:
     return " ".join(f"{price} {size}" for price, size in levels)
 
 
+class Summary(msgspec.Struct, frozen=True, gc=False):
+    """How much of a series is stored: open times of its first and last row, and how many there are."""
+
+    first_ns: int
+    last_ns: int
+    rows: int
+
+
+class Check(msgspec.Struct, frozen=True, gc=False):
+    """[start_ns, end_ns): the venue was asked for it at `checked_ns`, and had nothing there."""
+
+    start_ns: int
+    end_ns: int
+    checked_ns: int
+
+
+# A candle as it is stored: open time, and open, high, low, close, volume as the text of their Decimal.
+CandleTexts = tuple[int, str, str, str, str, str]
+
+
 class Batch(msgspec.Struct, frozen=True):
-    """Rows to add (or replace), and the whole new coverage of series: applied all or nothing."""
+    """Rows to add (or replace), and the whole new coverage of series: applied all or nothing.
+
+    `checks` are added to those of their series, in place of older ones that they touch. `tasks` are those for which the
+    rows were fetched, as they stand after them; one that was dropped meanwhile stays dropped.
+    """
 
     rows: Mapping[SeriesKey, Sequence[Row]] = {}
     spans: Mapping[SeriesKey, Sequence[Span]] = {}
+    checks: Mapping[SeriesKey, Sequence[Check]] = {}
+    tasks: Sequence[Task] = ()
 
 
 class Unstorable(Exception):
@@ -219,6 +246,33 @@ class Series(Protocol):
 
     def coverages(self) -> Mapping[SeriesKey, Sequence[Span]]:
         """All that is known of all series, spans in order of time."""
+        ...
+
+    def texts(
+        self, key: SeriesKey, *, start_ns: int, end_ns: int, limit: int, newest: bool = False
+    ) -> Sequence[CandleTexts]:
+        """Candles of [start_ns, end_ns), oldest first: the first `limit`, or with `newest` the last `limit`."""
+        ...
+
+    def summaries(self) -> Mapping[SeriesKey, Summary]:
+        """Of every series of candles that has a row, however many it has: kept with each write, never counted."""
+        ...
+
+    def summary(self, key: SeriesKey) -> Summary | None:
+        """Of one series of candles; None where it has no row."""
+        ...
+
+    def holes(
+        self, key: SeriesKey, start_ns: int, end_ns: int, limit: int, *, newest: bool = False
+    ) -> Sequence[tuple[int, int]]:
+        """The stretches of [start_ns, end_ns) without a candle, in order of time: the first `limit`, or the last.
+
+        Both bounds lie on the grid of the interval. One walk over the candles of the stretch, inside the database.
+        """
+        ...
+
+    def checks(self, key: SeriesKey, start_ns: int, end_ns: int) -> Sequence[Check]:
+        """What touches [start_ns, end_ns), in order of time."""
         ...
 
     def keys(self, of: Of) -> Sequence[SeriesKey]:

@@ -56,4 +56,15 @@ def _2_prices_beside_interest(connection: Connection) -> None:
                 connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} TEXT"))
 
 
-MARKET = Schema("schema_version", (_1_market_data, _2_prices_beside_interest))
+def _3_summaries_checks_tasks(connection: Connection) -> None:
+    """What is stored of each series of candles is counted this once; from now on each write keeps it."""
+    tables.metadata.create_all(connection)
+    connection.execute(
+        text(
+            "INSERT INTO summaries (series, first_ns, last_ns, rows) "
+            "SELECT series, min(open_ns), max(open_ns), count(*) FROM candles GROUP BY series"
+        )
+    )
+
+
+MARKET = Schema("schema_version", (_1_market_data, _2_prices_beside_interest, _3_summaries_checks_tasks))

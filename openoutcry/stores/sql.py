@@ -5,7 +5,7 @@ connections and the migrations, and stays out of the way of each row.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -16,24 +16,30 @@ import structlog
 from sqlalchemy import URL, Engine, Table, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from openoutcry.clock import NS
 from openoutcry.errors import Unavailable
 from openoutcry.events import Side
 from openoutcry.instrument import Instrument
 from openoutcry.market.series import (
     NUMBERS,
     Batch,
+    CandleTexts,
+    Check,
     Columns,
     Of,
     Row,
     SeriesKey,
     Span,
     State,
+    Summary,
     Unstorable,
     columns_from,
     names,
+    time_of,
 )
 from openoutcry.stores.migrations import MARKET
-from openoutcry.stores.tables import SHAPES, listings, series, spans
+from openoutcry.stores.tables import SHAPES, checks, listings, series, spans
+from openoutcry.stores.tasks import Tasks
 
 BUSY_S = 5.0
 READERS_MAX = 8
@@ -42,6 +48,7 @@ PAGE_BYTES = 4_096
 BEGINNING_NS = -(2**63)
 END_NS = 2**63 - 1
 ROWS_MAX = 2**31 - 1
+CANDLE_NUMBERS = ("open", "high", "low", "close", "volume")
 
 log = structlog.get_logger()
 
@@ -70,8 +77,15 @@ class SqlSeries:
             _upsert(spans, mark),
         )
         self._mark = mark
+        shape = SHAPES[Of.CANDLES].table
+        self._texts = {
+            newest: _select(shape, mark, "DESC" if newest else "ASC", CANDLE_NUMBERS) for newest in (False, True)
+        }
+        self._walk = _Walk(mark, sqlite=mark == "?")
+        self._keep_check = _upsert(checks, mark)
         # One writer: SQLite takes one at a time anyway, and the ids of new series must not be made twice.
         self._writing = threading.Lock()
+        self.tasks = Tasks(self._cursor, self._writing, mark)
         with self._refusing(), self._engine.begin() as connection:
             MARKET.migrate(connection)
         with self._cursor() as cursor:
@@ -83,14 +97,18 @@ class SqlSeries:
         """Store the batch in one transaction, all or nothing. Raises Unavailable, Unstorable."""
         told: dict[SeriesKey, tuple[Span, ...]] = {key: tuple(known) for key, known in batch.spans.items()}
         with self._writing, self._cursor(commit=True) as cursor:
-            new = self._make(cursor, (*batch.rows, *(key for key in told if key not in batch.rows)))
+            new = self._make(cursor, (*batch.rows, *told, *batch.checks))
             ids = {**self._ids, **new} if new else self._ids
+            self._summarise(cursor, ids, batch)
             for of, keys in groupby(sorted(batch.rows, key=_of), key=_of):
                 pack = SHAPES[of].pack
                 packed = [(ids[key], *pack(row)) for key in keys for row in batch.rows[key]]
                 if packed:
                     cursor.executemany(self._upsert[of], packed)
             self._tell(cursor, ids, told)
+            self._check(cursor, ids, batch)
+            for task in batch.tasks:
+                self.tasks.update(cursor, task)
         # Only what was committed is remembered: a failed batch is written again from scratch.
         self._ids.update(new)
         self._told.update(told)
@@ -142,6 +160,63 @@ class SqlSeries:
                 if id_ in keys:
                     known.setdefault(keys[id_], []).append(Span(start_ns, end_ns, State(state)))
         return known
+
+    def texts(
+        self, key: SeriesKey, *, start_ns: int, end_ns: int, limit: int, newest: bool = False
+    ) -> Sequence[CandleTexts]:
+        """Candles of [start_ns, end_ns), oldest first: the first `limit`, or with `newest` the last. Raises Unavailable."""
+        id_ = self._ids.get(key)
+        if id_ is None:
+            return []
+        with self._cursor() as cursor:
+            cursor.execute(self._texts[newest], (id_, start_ns, end_ns, limit))
+            rows: list[CandleTexts] = cursor.fetchall()
+        if newest:
+            rows.reverse()
+        return rows
+
+    def summaries(self) -> Mapping[SeriesKey, Summary]:
+        """Of every series of candles that has a row. Raises Unavailable."""
+        keys = {id_: key for key, id_ in self._ids.items()}
+        with self._cursor() as cursor:
+            cursor.execute("SELECT series, first_ns, last_ns, rows FROM summaries")
+            return {keys[row[0]]: Summary(*row[1:]) for row in cursor.fetchall() if row[0] in keys}
+
+    def summary(self, key: SeriesKey) -> Summary | None:
+        """Of one series of candles. Raises Unavailable."""
+        with self._cursor() as cursor:
+            cursor.execute(self._walk.summary, (self._ids.get(key, -1),))
+            found = cursor.fetchone()
+        return None if found is None else Summary(*found)
+
+    def holes(
+        self, key: SeriesKey, start_ns: int, end_ns: int, limit: int, *, newest: bool = False
+    ) -> Sequence[tuple[int, int]]:
+        """The stretches of [start_ns, end_ns) without a candle: the first `limit`, or the last. Raises Unavailable."""
+        if start_ns >= end_ns or limit <= 0:
+            return []
+        id_, step_ns = self._ids.get(key, -1), key.interval_s * NS
+        bounds = (id_, start_ns, end_ns)
+        with self._cursor() as cursor:
+            cursor.execute(self._walk.count, bounds)
+            rows, last_ns = cursor.fetchone()
+            if rows == (end_ns - start_ns) // step_ns:
+                return []
+            found: list[tuple[int, int]] = []
+            if rows:
+                cursor.execute(self._walk.holes[newest], (step_ns, start_ns - step_ns, *bounds, step_ns, limit))
+                found = [tuple(row) for row in cursor.fetchall()]
+        after_ns = start_ns if last_ns is None else last_ns + step_ns
+        tail = [(after_ns, end_ns)] if after_ns < end_ns else []
+        if newest:
+            return [*reversed([*tail, *found][:limit])]
+        return [*found, *tail][:limit]
+
+    def checks(self, key: SeriesKey, start_ns: int, end_ns: int) -> Sequence[Check]:
+        """What touches [start_ns, end_ns), in order of time. Raises Unavailable."""
+        with self._cursor() as cursor:
+            cursor.execute(self._walk.checks, (self._ids.get(key, -1), end_ns, start_ns))
+            return [Check(*row) for row in cursor.fetchall()]
 
     def keys(self, of: Of) -> Sequence[SeriesKey]:
         """The series of that sort that were ever written."""
@@ -207,6 +282,25 @@ class SqlSeries:
             made[key] = cursor.fetchone()[0]
         return made
 
+    def _summarise(self, cursor: Any, ids: Mapping[SeriesKey, int], batch: Batch) -> None:
+        """Count what the batch adds, before it is added: rows that are there already are replaced."""
+        changed: list[tuple[int, int, int, int]] = []
+        for key, rows in batch.rows.items():
+            if key.of is not Of.CANDLES or not rows:
+                continue
+            times = {time_of(row) for row in rows}
+            # A time of an absurd venue may be beyond the database: the rows themselves are refused for it.
+            cursor.execute(self._walk.there, (ids[key], self._walk.listed(times)))
+            changed.append((ids[key], min(times), max(times), len(times) - cursor.fetchone()[0]))
+        if changed:
+            cursor.executemany(self._walk.summarise, changed)
+
+    def _check(self, cursor: Any, ids: Mapping[SeriesKey, int], batch: Batch) -> None:
+        for key, told in batch.checks.items():
+            for check in told:
+                cursor.execute(self._walk.forget, (ids[key], check.end_ns, check.start_ns))
+                cursor.execute(self._keep_check, (ids[key], check.start_ns, check.end_ns, check.checked_ns))
+
     def _tell(self, cursor: Any, ids: Mapping[SeriesKey, int], told: Mapping[SeriesKey, tuple[Span, ...]]) -> None:
         changed: list[tuple[Any, ...]] = []
         for key, known in told.items():
@@ -249,6 +343,37 @@ class SqlSeries:
 class _Statements(msgspec.Struct, frozen=True):
     forget: str
     keep: str
+
+
+class _Walk:
+    """What is asked about the candles of one series without bringing them here; no value stands in the texts."""
+
+    def __init__(self, mark: str, *, sqlite: bool) -> None:
+        inside = f"WHERE series = {mark} AND open_ns >= {mark} AND open_ns < {mark}"
+        walked = (
+            f"SELECT before_ns + {mark}, open_ns FROM (SELECT open_ns, "  # noqa: S608
+            f"LAG(open_ns, 1, CAST({mark} AS BIGINT)) OVER (ORDER BY open_ns) AS before_ns FROM candles {inside}) AS walked "
+            f"WHERE open_ns - before_ns > {mark} ORDER BY open_ns"
+        )
+        self.count = f"SELECT count(*), max(open_ns) FROM candles {inside}"  # noqa: S608
+        self.holes = {False: f"{walked} LIMIT {mark}", True: f"{walked} DESC LIMIT {mark}"}
+        among = f"IN (SELECT value FROM json_each({mark}))" if sqlite else f"= ANY({mark})"  # noqa: S608
+        self.there = f"SELECT count(*) FROM candles WHERE series = {mark} AND open_ns {among}"  # noqa: S608
+        self.listed: Callable[[Collection[int]], Any] = _as_json if sqlite else list
+        self.summary = f"SELECT first_ns, last_ns, rows FROM summaries WHERE series = {mark}"  # noqa: S608
+        self.summarise = (
+            f"INSERT INTO summaries (series, first_ns, last_ns, rows) VALUES ({mark}, {mark}, {mark}, {mark}) "  # noqa: S608
+            "ON CONFLICT (series) DO UPDATE SET rows = summaries.rows + excluded.rows, "
+            "first_ns = CASE WHEN excluded.first_ns < summaries.first_ns THEN excluded.first_ns ELSE summaries.first_ns END, "
+            "last_ns = CASE WHEN excluded.last_ns > summaries.last_ns THEN excluded.last_ns ELSE summaries.last_ns END"
+        )
+        touching = f"WHERE series = {mark} AND start_ns < {mark} AND end_ns > {mark}"
+        self.checks = f"SELECT start_ns, end_ns, checked_ns FROM checks {touching} ORDER BY start_ns"  # noqa: S608
+        self.forget = f"DELETE FROM checks {touching}"  # noqa: S608
+
+
+def _as_json(numbers: Collection[int]) -> str:
+    return msgspec.json.encode(list(numbers)).decode()
 
 
 def _engine(url: URL | str, busy_s: float, bytes_max: int | None) -> Engine:

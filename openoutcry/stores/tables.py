@@ -9,7 +9,20 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import BigInteger, Column, ForeignKey, Integer, MetaData, SmallInteger, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
 from openoutcry.events import (
     Candle,
@@ -65,6 +78,53 @@ spans = Table(
     _ns("end_ns"),
     Column("state", Text, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# Kept with each write of candles, so that nobody has to count them.
+summaries = Table(
+    "summaries",
+    metadata,
+    _owner(),
+    _ns("first_ns"),
+    _ns("last_ns"),
+    Column("rows", BigInteger, nullable=False),
+)
+
+checks = Table(
+    "checks",
+    metadata,
+    _owner(),
+    _time("start_ns"),
+    _ns("end_ns"),
+    _ns("checked_ns"),
+    sqlite_with_rowid=False,
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("instrument", Text, nullable=False),
+    Column("interval_s", Integer, nullable=False),
+    _ns("start_ns"),
+    _ns("end_ns"),
+    Column("force", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    _ns("cursor_ns"),
+    Column("candles", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+    _ns("created_ns"),
+    _ns("updated_ns"),
+    sqlite_autoincrement=True,  # an id is never used again
+)
+_ACTIVE = text("state IN ('pending', 'running')")
+# However many ask for the same at once, in whatever process: one task.
+one_active = Index(
+    "tasks_one_active",
+    *(tasks.c.instrument, tasks.c.interval_s, tasks.c.start_ns, tasks.c.end_ns),
+    unique=True,
+    sqlite_where=_ACTIVE,
+    postgresql_where=_ACTIVE,
 )
 
 listings = Table(
