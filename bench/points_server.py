@@ -35,7 +35,8 @@ from openoutcry.market.series import Batch, Of, SeriesKey, Span, State, columns_
 from openoutcry.stores.keys import MemoryKeys
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 from openoutcry.telemetry import Telemetry
-from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query
+from openoutcry.venues.binance import BinanceSpot
+from openoutcry.venues.venue import Answer, Ask, Feed, Limits, Page, Query
 
 MINUTE_NS = 60 * NS
 MINUTES = 50_000
@@ -100,6 +101,9 @@ class Outside:
     def intervals_s(self, venue: str) -> frozenset[int]:
         return frozenset()
 
+    def limits(self, venue: str) -> Limits:
+        return BinanceSpot.limits
+
     def instruments(self, venue: str) -> Mapping[str, Instrument]:
         return {BTC.symbol: BTC}
 
@@ -112,7 +116,7 @@ class Outside:
     def follow(self, instrument: Instrument, feeds: Iterable[Feed]) -> Callable[[], None]:
         return lambda: None
 
-    def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
+    def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
         raise AssertionError(f"{venue} was asked {ask}")
 
     async def raw(self, venue: str, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:

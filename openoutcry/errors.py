@@ -92,6 +92,12 @@ class OutOfReach(Unavailable):
     code = "out_of_reach"
 
 
+class Crowded(Unavailable):
+    """What we may ask of a venue is used up for now: it was not asked, and nothing is wrong with it."""
+
+    code = "crowded"
+
+
 class RateLimited(Unavailable):
     """A venue told us to slow down: nobody asks it again before `retry_s` is over. `banned` for 418 and its like."""
 

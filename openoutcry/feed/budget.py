@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 
 from openoutcry.clock import NS, Clock
-from openoutcry.errors import LimitExceeded, Unavailable
+from openoutcry.errors import Crowded, LimitExceeded
 from openoutcry.venues.venue import Rate
 
 # The window is cut into so many slices: memory is constant, and a weight is forgotten at most one slice late.
@@ -77,7 +77,7 @@ class Pool:
         self._moved = asyncio.Event()
 
     async def take(self, who: str, weight: int, *, patient: bool, until_ns: int) -> None:
-        """Return once `weight` was spent. Raises Unavailable when it would not fit before `until_ns`."""
+        """Return once `weight` was spent. Raises Crowded when it would not fit before `until_ns`."""
         if len(self._queue) >= WAITING_MAX:
             raise LimitExceeded(f"too many questions wait for {who}", 1.0)
         ticket = (patient, next(self._order))
@@ -94,7 +94,7 @@ class Pool:
                     self.window.spend(weight, now_ns)
                     return
                 if now_ns + wait_s * NS > until_ns:
-                    raise Unavailable(who, f"the request budget of {who} is used up", wait_s)
+                    raise Crowded(who, f"the request budget of {who} is used up", wait_s)
                 await self._clock.sleep(wait_s)
         finally:
             self._queue.remove(ticket)

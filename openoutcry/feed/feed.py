@@ -19,7 +19,7 @@ from openoutcry.market.outside import VenueState
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Http, Sockets
 from openoutcry.venues import venue as words
-from openoutcry.venues.venue import Answer, Ask, Page, Query
+from openoutcry.venues.venue import Answer, Ask, Limits, Page, Query
 
 STOP_S_MAX = 1.5
 
@@ -96,6 +96,10 @@ class Feed:
         """Candle lengths its REST side serves. Raises UnknownVenue."""
         return self._desk(venue).venue.intervals_s
 
+    def limits(self, venue: str) -> Limits:
+        """What it allows, and how it behaves. Raises UnknownVenue."""
+        return self._desk(venue).venue.limits
+
     def instruments(self, venue: str) -> Mapping[str, Instrument]:
         """The venue's listing, by symbol; empty until it was read. Raises UnknownVenue."""
         return self._desk(venue).catalog.instruments
@@ -135,9 +139,9 @@ class Feed:
         desk = self._desks.get(instrument.partition(":")[0])
         return None if desk is None else desk.depth(instrument)
 
-    def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
+    def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
         """All pages of an answer, within the venue's limits. Raises UnknownInstrument, Unsupported, Unavailable."""
-        return self._desk(venue).pages(ask)
+        return self._desk(venue).pages(ask, patient=patient)
 
     async def raw(self, venue: str, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:
         """An answer untouched, whatever its status, within the venue's limits. Raises Unavailable."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from openoutcry.errors import Unsupported
 from openoutcry.instrument import Instrument
 from openoutcry.market.outside import Outside, VenueState
-from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query
+from openoutcry.venues.venue import Answer, Ask, Feed, Limits, Page, Query
 
 # What comes by itself, whoever follows it.
 FEEDS = frozenset({Feed.OPEN_INTEREST})
@@ -34,6 +34,12 @@ class Beside:
         """Candle lengths that are served. Raises UnknownVenue."""
         return frozenset() if venue in self.listed else self._outside.intervals_s(venue)
 
+    def limits(self, venue: str) -> Limits:
+        """What it allows, and how it behaves. Raises UnknownVenue; Unsupported of a file."""
+        if venue in self.listed:
+            raise Unsupported(f"{venue} cannot be asked")
+        return self._outside.limits(venue)
+
     def instruments(self, venue: str) -> Mapping[str, Instrument]:
         """The listing as far as it is known. Raises UnknownVenue."""
         listed = self.listed.get(venue)
@@ -59,11 +65,11 @@ class Beside:
             raise Unsupported(f"{instrument.venue} has no {beyond[0]} of {instrument.symbol}")
         return _nothing
 
-    def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
+    def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
         """All pages of an answer. Raises UnknownInstrument, Unsupported, Unavailable."""
         if venue in self.listed:
             raise Unsupported(f"{venue} cannot be asked for {ask.query.replace('_', ' ')}")
-        return self._outside.ask(venue, ask)
+        return self._outside.ask(venue, ask, patient=patient)
 
     async def raw(self, venue: str, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:
         """An answer untouched. Raises UnknownVenue, Unsupported, Unavailable."""

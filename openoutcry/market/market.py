@@ -39,6 +39,7 @@ from openoutcry.market.live import Growing, Live
 from openoutcry.market.outside import Outside, VenueState
 from openoutcry.market.pulse import BARS, GrowingBars, NoBars, Pulse
 from openoutcry.market.series import Of, Row, Series, SeriesKey, Span, State
+from openoutcry.market.stored import Stored
 from openoutcry.market.symbols import Symbols
 from openoutcry.market.whole import Whole
 from openoutcry.market.writer import Writer
@@ -183,6 +184,9 @@ class Market:
             sure=self,
             settle_s=numbers.settle_s,
             trades_asked_s=numbers.trades_asked_s,
+        )
+        self.stored = Stored(
+            outside=outside, series=series, book=self._book, writer=self.writer, latest=self.latest, clock=clock
         )
         self._symbols: dict[str, Symbols] = {}
         self._followers: dict[str, int] = {}

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from openoutcry.instrument import Instrument
-from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query
+from openoutcry.venues.venue import Answer, Ask, Feed, Limits, Page, Query
 
 
 class VenueState(msgspec.Struct, frozen=True):
@@ -38,6 +38,10 @@ class Outside(Protocol):
         """Candle lengths its REST side serves. Raises UnknownVenue."""
         ...
 
+    def limits(self, venue: str) -> Limits:
+        """What it allows, and how it behaves. Raises UnknownVenue."""
+        ...
+
     def instruments(self, venue: str) -> Mapping[str, Instrument]:
         """The venue's listing, by symbol; empty until it was read. Raises UnknownVenue."""
         ...
@@ -57,8 +61,11 @@ class Outside(Protocol):
         """
         ...
 
-    def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
-        """All pages of an answer, within the venue's limits. Raises UnknownInstrument, Unsupported, Unavailable."""
+    def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
+        """All pages of an answer, within the venue's limits; `patient` ones come after all others.
+
+        Raises UnknownInstrument, Unsupported, Unavailable.
+        """
         ...
 
     async def raw(self, venue: str, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import structlog
 
@@ -22,7 +23,8 @@ from openoutcry.events import (
     Trade,
 )
 from openoutcry.market.coverage import BEGINNING_NS, Book
-from openoutcry.market.series import Batch, Of, Row, Series, SeriesKey, State, Unstorable, time_of
+from openoutcry.market.series import Batch, Check, Of, Row, Series, SeriesKey, State, Unstorable, time_of
+from openoutcry.market.tasks import Task
 from openoutcry.market.whole import Whole
 from openoutcry.telemetry import Telemetry
 
@@ -115,6 +117,30 @@ class Writer:
                 if not await self._write(self._take()):
                     return False
             return True
+
+    async def commit(
+        self,
+        key: SeriesKey,
+        rows: Sequence[Row],
+        said: Sequence[tuple[int, int, State]],
+        checks: Sequence[Check],
+        task: Task | None,
+    ) -> None:
+        """Store these now, in one transaction with what is said of their series and the task they were fetched for.
+
+        What else waits of that series goes with them. Raises Unavailable where the store refuses: nothing of it is known
+        then, and the rows may be handed in again.
+        """
+        async with self._turn:
+            if self._rows + len(rows) > self._backlog_max:
+                raise Unavailable("store", "too much waits for the store", self._flush_s)
+            self.add(key, rows)
+            taken = {key: self._waiting.pop(key, {})}
+            self._count(key, -len(taken[key]))
+            for start_ns, end_ns, state in said:
+                self._book.add(key, start_ns, end_ns, state)
+            if not await self._write(taken, {key: checks} if checks else {}, [] if task is None else [task]):
+                raise Unavailable("store", "the store does not take what was fetched", self._flush_s)
 
     async def prune(self) -> None:
         """Delete raw trades and liquidations past their time; the coverage lets go of them first."""
@@ -248,16 +274,24 @@ class Writer:
             self._count(key, -len(taken[key]))
         return taken
 
-    async def _write(self, taken: dict[SeriesKey, dict[Place, Row]]) -> bool:
+    async def _write(
+        self,
+        taken: dict[SeriesKey, dict[Place, Row]],
+        checks: Mapping[SeriesKey, Sequence[Check]] = MappingProxyType({}),
+        tasks: Sequence[Task] = (),
+    ) -> bool:
         batch = Batch(
             {key: list(rows.values()) for key, rows in taken.items() if rows},
             {key: self._book.take(key) for key in taken if key in self._book.untold},
+            checks,
+            tasks,
         )
         self._in_write = taken
         try:
             await asyncio.to_thread(self._series.write, batch)
         except Unstorable as e:
             await self._without_unstorable(taken, batch, e)
+            await asyncio.to_thread(self._series.write, Batch(checks=checks, tasks=tasks))
         except BaseException as e:
             # Whatever stopped the write (a cancelled task too), the rows wait again; writing twice does no harm.
             self._put_back(taken, batch)

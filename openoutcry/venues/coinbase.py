@@ -126,6 +126,7 @@ class Coinbase(AskedOnceOpen, CoinbaseHistory):
         weights={"public": Rate(10, 1.0)},
         silence_s=30.0,
         trade_ids="one",
+        quiet_candles="omitted",
         quote_estimated=True,
     )
     feeds = frozenset(_CHANNELS)

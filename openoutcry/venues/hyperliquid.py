@@ -204,6 +204,7 @@ class Hyperliquid:
         # The venue drops a connection on which it sent nothing for 60 s; the answer to this keeps it open.
         heartbeat=Heartbeat(50.0, b'{"method":"ping"}'),
         silence_s=60.0,
+        candles_late_s=600.0,  # a quiet minute may be written some minutes later
         quote_estimated=True,
     )
     feeds = frozenset(_FEED_TYPES)

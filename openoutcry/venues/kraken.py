@@ -164,6 +164,7 @@ class Kraken(AskedOnceOpen, KrakenHistory):
         heartbeat=Heartbeat(30.0, b'{"method":"ping","req_id":0}'),
         silence_s=30.0,
         trade_ids="one",
+        quiet_candles="omitted",
         quote_estimated=True,
     )
     feeds = frozenset(_CHANNELS)

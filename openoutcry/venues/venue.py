@@ -75,6 +75,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     trade_ids: Literal["free", "one", "count"] = "free"
     # Its own candles carry no quote volume, only our estimate of it: what our trades say is kept.
     quote_estimated: bool = False
+    # Its REST candles of an interval without a trade: "told" flat, so that a missing one is a hole; or "omitted".
+    quiet_candles: Literal["told", "omitted"] = "told"
+    # A flat candle may appear so late: before that, one that is not there proves nothing.
+    candles_late_s: float = 60.0
     # Where a book's first levels come from: the depth stream tells them itself, or Query.DEPTH must be asked for them.
     depth_snapshots: Literal["streamed", "asked"] = "streamed"
     # Pools that every venue of the same operator and address budget draws from (Binance USDM and COINM), by pool name:

@@ -95,7 +95,7 @@ class SaidMarket(Market):
         self.listings: dict[str, dict[str, Instrument]] = {}
         self.down: dict[str, str] = {}
         self.memory: dict[tuple[str, int], tuple[list[Candle], Candle | None]] = {}
-        self.stored: dict[tuple[str, int], list[Candle]] = {}
+        self.stored_candles: dict[tuple[str, int], list[Candle]] = {}
         self.missing: list[tuple[int, int]] = []
         self.asked: list[tuple[Any, ...]] = []
         self.interest: dict[str, list[OpenInterest]] = {}
@@ -150,7 +150,7 @@ class SaidMarket(Market):
         self.asked.append((instrument.name, interval_s, limit, start_ns, end_ns))
         rows = [
             row
-            for row in self.stored.get((instrument.name, interval_s), [])
+            for row in self.stored_candles.get((instrument.name, interval_s), [])
             if (start_ns is None or row.open_ns >= start_ns) and (end_ns is None or row.open_ns < end_ns)
         ]
         return Candles(rows[:limit] if start_ns is not None else rows[-limit:], self.missing)

@@ -40,7 +40,8 @@ from openoutcry.market.series import Series
 from openoutcry.stores.keys import MemoryKeys
 from openoutcry.stores.memory import MemorySeries
 from openoutcry.telemetry import Telemetry
-from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query
+from openoutcry.venues.binance import BinanceSpot
+from openoutcry.venues.venue import Answer, Ask, Feed, Limits, Page, Query
 
 # Wednesday 2025-01-15 10:20:30 UTC.
 NOW_NS = 1_736_936_430 * NS
@@ -105,6 +106,9 @@ class Outside:
         self._check(venue)
         return frozenset({60, 300, 3_600, 86_400})
 
+    def limits(self, venue: str) -> Limits:
+        return BinanceSpot.limits
+
     def instruments(self, venue: str) -> Mapping[str, Instrument]:
         self._check(venue)
         return {each.symbol: each for each in INSTRUMENTS if each.venue == venue}
@@ -128,7 +132,7 @@ class Outside:
     async def raw(self, venue: str, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:
         raise UnknownVenue(f"{venue} {path} {list(query)} {weight}")
 
-    async def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
+    async def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
         self._check(venue)
         self.asks.append((venue, ask))
         await self.held.wait()

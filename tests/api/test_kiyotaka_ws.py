@@ -39,7 +39,8 @@ from openoutcry.stores.keys import MemoryKeys
 from openoutcry.stores.memory import MemorySeries
 from openoutcry.telemetry import Telemetry
 from openoutcry.venues import VENUES
-from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query
+from openoutcry.venues.binance import BinanceSpot
+from openoutcry.venues.venue import Answer, Ask, Feed, Limits, Page, Query
 
 NOW_NS = 1_763_553_630 * NS  # 2025-11-19T12:00:30Z
 NOW_S = NOW_NS // NS
@@ -78,6 +79,9 @@ class Quiet:
     def intervals_s(self, venue: str) -> frozenset[int]:
         return frozenset()
 
+    def limits(self, venue: str) -> Limits:
+        return BinanceSpot.limits
+
     def instruments(self, venue: str) -> Mapping[str, Instrument]:
         if venue != VENUE:
             raise UnknownVenue(f"no venue {venue}")
@@ -97,7 +101,7 @@ class Quiet:
     async def raw(self, venue: str, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:
         raise Unavailable(venue, "not asked here")
 
-    def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
+    def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
         raise Unavailable(venue, "not asked here")
 
 

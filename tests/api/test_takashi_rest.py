@@ -174,7 +174,7 @@ async def test_the_page_moves_on_when_a_candle_closes(served: Any, make_candle: 
 
 
 async def test_memory_that_is_too_short_is_no_answer_and_the_store_is_asked(served: Any, make_candle: Any) -> None:
-    served.market.stored[BTC, 60] = [make_candle(BTC, 60, NOW_NS + i * MINUTE_NS) for i in range(5)]
+    served.market.stored_candles[BTC, 60] = [make_candle(BTC, 60, NOW_NS + i * MINUTE_NS) for i in range(5)]
     rows = (await served.get("/binance/ohlc/BTCUSDT/1m?limit=2")).json()
     assert [row["timestamp"] for row in rows] == ["2025-11-19T12:03:00Z", "2025-11-19T12:04:00Z"]
     assert served.market.asked == [(BTC, 60, 2, None, None)]
@@ -194,7 +194,7 @@ async def test_memory_that_is_too_short_is_no_answer_and_the_store_is_asked(serv
     ],
 )
 async def test_bounds_are_inclusive_milliseconds(served: Any, make_candle: Any, query: Any, minutes: Any) -> None:
-    served.market.stored[BTC, 60] = [make_candle(BTC, 60, NOW_NS + i * MINUTE_NS) for i in range(5)]
+    served.market.stored_candles[BTC, 60] = [make_candle(BTC, 60, NOW_NS + i * MINUTE_NS) for i in range(5)]
     remember(served, make_candle, BTC, 5)
     rows = (await served.get(f"/binance/ohlc/BTCUSDT/1m?{query}")).json()
     assert [row["timestamp"] for row in rows] == [f"2025-11-19T12:0{minute}:00Z" for minute in minutes]
@@ -209,7 +209,7 @@ async def test_a_range_backwards_is_refused(served: Any) -> None:
 
 
 async def test_stretches_that_nobody_has_are_named_and_never_filled(served: Any, make_candle: Any) -> None:
-    served.market.stored[BTC, 60] = [make_candle(BTC, 60, NOW_NS)]
+    served.market.stored_candles[BTC, 60] = [make_candle(BTC, 60, NOW_NS)]
     served.market.missing = [(NOW_NS + MINUTE_NS, NOW_NS + 3 * MINUTE_NS)]
     answer = await served.get(f"/binance/ohlc/BTCUSDT/1m?start_time={NOW_MS}")
     assert len(answer.json()) == 1
@@ -265,7 +265,7 @@ async def test_a_symbol_means_what_the_listing_says_and_is_sent_back_as_asked(
 
 async def test_quote_volume_is_estimated_where_the_venue_tells_none(served: Any, make_candle: Any) -> None:
     candle = msgspec.structs.replace(make_candle("hyperliquid:BTC", 60, NOW_NS), quote_volume=Decimal(0), trades=0)
-    served.market.stored["hyperliquid:BTC", 60] = [candle]
+    served.market.stored_candles["hyperliquid:BTC", 60] = [candle]
     row = (await served.get("/hyperliquid/ohlc/BTC/1m")).json()[0]
     assert row["quote_volume"] == 12.5 * (102.5 + 100.5 + 101.5) / 3
     assert row["trades_count"] == 0
@@ -445,7 +445,7 @@ async def test_predicted_funding_by_coin(served: Any) -> None:
 
 async def test_multi_asks_three_exchanges_and_spells_hyperliquid_by_coin(served: Any, make_candle: Any) -> None:
     for name in (BTC, "bybit:BTCUSDT", "hyperliquid:BTC"):
-        served.market.stored[name, 300] = [make_candle(name, 300, NOW_NS)]
+        served.market.stored_candles[name, 300] = [make_candle(name, 300, NOW_NS)]
     answer = await served.get("/multi/ohlc/BTCUSDT/5m")
     said = answer.json()
     assert list(said) == ["binance", "bybit", "hyperliquid"]
@@ -455,7 +455,7 @@ async def test_multi_asks_three_exchanges_and_spells_hyperliquid_by_coin(served:
 
 
 async def test_multi_names_the_exchange_that_failed_and_serves_the_others(served: Any, make_candle: Any) -> None:
-    served.market.stored[BTC, 300] = [make_candle(BTC, 300, NOW_NS)]
+    served.market.stored_candles[BTC, 300] = [make_candle(BTC, 300, NOW_NS)]
     served.market.down["bybit"] = "no connection"
     answer = await served.get("/multi/ohlc/BTCUSDT/5m")
     assert answer.status_code == 200

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import pytest
 
 from openoutcry.aggregates.candles import Candles as LiveCandles
@@ -32,7 +33,8 @@ from openoutcry.market.series import Series
 from openoutcry.stores.memory import MemorySeries
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 from openoutcry.telemetry import Telemetry
-from openoutcry.venues.venue import Answer, Ask, Feed, Page, Query
+from openoutcry.venues.binance import BinanceSpot
+from openoutcry.venues.venue import Answer, Ask, Feed, Limits, Page, Query
 
 # A Wednesday, 2025-01-15 10:20:30 UTC: minutes, hours, days and the week have all begun and none is over.
 NOW_NS = 1_736_936_430 * NS
@@ -65,6 +67,7 @@ class FakeVenue:
         self.gate.set()
         self.promise = True
         self.sure_s = 0.0
+        self.omits = False
         self.page_max = 1_000
         self.begun_ns = 0
         self.traded: Callable[[int], bool] = lambda _open_ns: True
@@ -88,6 +91,10 @@ class FakeVenue:
     def intervals_s(self, venue: str) -> frozenset[int]:
         self._check(venue)
         return self.venue_intervals_s
+
+    def limits(self, venue: str) -> Limits:
+        self._check(venue)
+        return msgspec.structs.replace(BinanceSpot.limits, quiet_candles="omitted" if self.omits else "told")
 
     def instruments(self, venue: str) -> Mapping[str, Instrument]:
         self._check(venue)
@@ -113,7 +120,7 @@ class FakeVenue:
     async def raw(self, venue: str, path: str, query: Iterable[tuple[str, str]], weight: int) -> Answer:
         return Answer(200, {}, f"{venue} {path} {list(query)} {weight}".encode(), 0)
 
-    async def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
+    async def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
         self._check(venue)
         self.asks.append(ask)
         await self.gate.wait()

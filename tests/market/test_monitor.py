@@ -49,7 +49,7 @@ class Outside:
         assert venue == "v"
         return self.instruments
 
-    async def ask(self, venue: str, ask: Ask) -> AsyncIterator[Page]:
+    async def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
         assert venue == "v"
         self.asked.append(ask)
         self.at_once += 1
