@@ -1,7 +1,9 @@
-"""Outside exchanges: frames in, events out. One file a venue and market, one line in VENUES."""
+"""Outside exchanges: frames in, events out. One file a venue and market, one line in VENUES; ARCHIVES has those with files."""
 
 from collections.abc import Callable, Mapping
 
+from openoutcry.venues import binance_archive
+from openoutcry.venues.archive import Archive
 from openoutcry.venues.binance import BinanceSpot
 from openoutcry.venues.binance_delivery import BinanceDelivery
 from openoutcry.venues.binance_futures import BinanceFutures
@@ -32,4 +34,10 @@ VENUES: Mapping[str, Callable[[], Venue]] = {
     "coinbase": Coinbase,
     "kraken": Kraken,
     "deribit": Deribit,
+}
+
+ARCHIVES: Mapping[str, Archive] = {
+    "binance": binance_archive.SPOT,
+    "binance_futures": binance_archive.USDM,
+    "binance_delivery": binance_archive.COINM,
 }

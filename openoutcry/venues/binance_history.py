@@ -106,7 +106,9 @@ class _Listing(msgspec.Struct, frozen=True):
     symbols: list[msgspec.Raw]
 
 
-class _Row(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A candle as REST and the archive's files tell it; the columns after these are not read."""
+
     open_at: Stamp
     open: Decimal
     high: Decimal
@@ -177,7 +179,7 @@ class _Depth(msgspec.Struct, frozen=True, gc=False):
 _error = msgspec.json.Decoder(_Error).decode
 _time = msgspec.json.Decoder(_Time).decode
 _listing = msgspec.json.Decoder(_Listing).decode
-_rows = msgspec.json.Decoder(list[_Row]).decode
+_rows = msgspec.json.Decoder(list[CandleRow]).decode
 _aggregates = msgspec.json.Decoder(list[_Aggregate]).decode
 _interest = msgspec.json.Decoder(_Interest).decode
 # The documentation shows these times as text.
@@ -313,7 +315,7 @@ class Candles:
             candle
             for row in rows
             if first_ns
-            <= (candle := _candle(row, name, interval_ns, answer.received_ns, contract_size)).open_ns
+            <= (candle := candle_of(row, name, interval_ns, answer.received_ns, contract_size)).open_ns
             < end_ns
         ]
         full = len(rows) >= self._asked(ask)
@@ -762,6 +764,30 @@ class Depth:
         return Page([DepthSnapshot(name, event_ns, answer.received_ns, bids, asks, told.update)])
 
 
+def candle_of(row: CandleRow, name: str, interval_ns: int, received_ns: int, contract_size: Decimal | None) -> Candle:
+    """The row as a candle; `contract_size` where sizes are contracts. Raises Unreadable, or InvalidOperation for NaN."""
+    open_ns = ns_of(row.open_at)
+    volume, quote_volume = amount(row.volume), amount(row.amount)
+    if contract_size is not None:
+        # COINM: the first column counts contracts, and the one that is elsewhere the quote volume counts base coins.
+        volume, quote_volume = quote_volume, volume * contract_size
+    return Candle(
+        name,
+        _BOTH,
+        interval_ns // NS,
+        open_ns,
+        *candle_prices(row.open, row.high, row.low, row.close),
+        volume,
+        quote_volume,
+        row.trades,
+        None,
+        None,
+        closed=ns_of(row.close_at) < received_ns,
+        received_ns=received_ns,
+        origin="venue",
+    )
+
+
 def futures_candles_weight(rows: int) -> int:
     """What klines of USDM and COINM cost."""
     return 1 if rows < 100 else 2 if rows < 500 else 5 if rows <= 1_000 else 10
@@ -856,29 +882,6 @@ def _each(raws: Sequence[msgspec.Raw], read: Callable[[msgspec.Raw], T | None]) 
             if made is not None:
                 found.append(made)
     return found, unread
-
-
-def _candle(row: _Row, name: str, interval_ns: int, received_ns: int, contract_size: Decimal | None) -> Candle:
-    open_ns = ns_of(row.open_at)
-    volume, quote_volume = amount(row.volume), amount(row.amount)
-    if contract_size is not None:
-        # COINM: the first column counts contracts, and the one that is elsewhere the quote volume counts base coins.
-        volume, quote_volume = quote_volume, volume * contract_size
-    return Candle(
-        name,
-        _BOTH,
-        interval_ns // NS,
-        open_ns,
-        *candle_prices(row.open, row.high, row.low, row.close),
-        volume,
-        quote_volume,
-        row.trades,
-        None,
-        None,
-        closed=ns_of(row.close_at) < received_ns,
-        received_ns=received_ns,
-        origin="venue",
-    )
 
 
 def _known_until_ns(candles: Sequence[Candle], interval_ns: int, received_ns: int) -> int:
