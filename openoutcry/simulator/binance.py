@@ -399,6 +399,7 @@ class BinanceSpot(_Binance):
     name = "binance"
     sockets: ClassVar = {"market": ""}
     prefix = "/api/v3"
+    archive = "/data/spot"
     klines_max = 1_000
     spot = True
     ping_s, pong_s = 20.0, 60.0
@@ -423,6 +424,7 @@ class BinanceFutures(_Binance):
     purse = "binance derivatives"
     sockets: ClassVar = {"public": "/public", "market": "/market", "old": ""}
     prefix = "/fapi/v1"
+    archive = "/data/futures/um"
     klines_max = 1_500
     pools: ClassVar = POOLS
     weights: ClassVar = {
@@ -443,6 +445,7 @@ class BinanceDelivery(_Binance):
     purse = "binance derivatives"  # one weight for both since 2026-06-30
     sockets: ClassVar = {"market": ""}
     prefix = "/dapi/v1"
+    archive = "/data/futures/cm"
     klines_max = 1_500
     inverse = True
     market = 2

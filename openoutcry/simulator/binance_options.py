@@ -44,6 +44,7 @@ class BinanceOptions(BinanceFutures):
     purse = ""
     sockets: ClassVar = {"public": "/public", "market": "/market"}
     prefix = "/eapi/v1"
+    archive = ""
     kline_push_ns = NS
     pools: ClassVar = {"weight": Pool(400, 60.0)}
     weights: ClassVar = {"/trades": 5, "/ticker": 5}

@@ -15,9 +15,12 @@ from typing import Any, ClassVar
 
 from openoutcry.events import WEEK_OFFSET_S, WEEK_S
 from openoutcry.instrument import Kind
+from openoutcry.simulator.binance_archive import ArchiveFiles
+from openoutcry.simulator.faults import Faults
 from openoutcry.simulator.kit import MS, NS, Answer, Asked, Personality, json, whole
 from openoutcry.simulator.limits import Pool, Verdict
 from openoutcry.simulator.tape import Bar, Listing, Row, Speller, Tape, digits
+from openoutcry.simulator.world import World
 
 INTERVALS_S = {
     "1m": 60, "3m": 180, "5m": 300, "15m": 900, "30m": 1_800, "1h": 3_600, "2h": 7_200, "4h": 14_400, "6h": 21_600,
@@ -62,11 +65,17 @@ class BinanceRest(Personality):
     spot: ClassVar[bool] = False
     inverse: ClassVar[bool] = False
 
+    def __init__(self, world: World, faults: Faults) -> None:
+        super().__init__(world, faults)
+        self._files = ArchiveFiles(self)
+
     # Limits
 
     def cost(self, asked: Asked) -> tuple[str, int] | None:
         """`X-MBX` weights by route; open interest history and funding history have pools of their own."""
         route = asked.path.removeprefix(self.prefix)
+        if self._is_file(asked.path):
+            return None
         if asked.path == "/futures/data/openInterestHist" and not self.spot:
             return "data", 1
         if not self.spot and route in ("/fundingRate", "/fundingInfo"):
@@ -83,6 +92,9 @@ class BinanceRest(Personality):
         if route == "/premiumIndex" and "symbol" not in asked.query:
             return "weight", 10
         return "weight", self.weights.get(route, 1)
+
+    def _is_file(self, path: str) -> bool:
+        return bool(self.archive) and path.startswith(f"{self.archive}/")
 
     def used(self, pool: str, verdict: Verdict) -> tuple[tuple[str, str], ...]:
         """The weight of this minute."""
@@ -108,6 +120,8 @@ class BinanceRest(Personality):
         """Every route; 404 for others."""
         if asked.method != "GET":
             return Answer(405, b"", (), "text/plain")
+        if self._is_file(asked.path):
+            return await self._files.answer(asked.path.removeprefix(f"{self.archive}/"), now_ns)
         try:
             value = await self._value(asked, now_ns)
         except Bad as bad:
@@ -276,7 +290,7 @@ class BinanceRest(Personality):
         from_ns = max(from_ns, open_ns(first_ns, interval_ns))
         until_ns = min(from_ns + limit * interval_ns, newest_ns + interval_ns)
         bars = await self.bars(listing, interval_s, from_ns, until_ns, now_ns)
-        return [self._kline(listing, bar, interval_ns) for bar in bars]
+        return [self.kline(listing, bar, interval_ns) for bar in bars]
 
     async def bars(self, listing: Listing, interval_s: int, from_ns: int, until_ns: int, now_ns: int) -> list[Bar]:
         """One candle for each interval in the range, flat where nothing was traded."""
@@ -293,7 +307,8 @@ class BinanceRest(Personality):
             rows.append(bar)
         return rows
 
-    def _kline(self, listing: Listing, bar: Bar, interval_ns: int) -> list[Any]:
+    def kline(self, listing: Listing, bar: Bar, interval_ns: int) -> list[Any]:
+        """One row of klines."""
         speller = self.world.speller(listing.name)
         return [
             bar.open_ns // MS,

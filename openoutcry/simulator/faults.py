@@ -45,6 +45,8 @@ class Switches(msgspec.Struct, kw_only=True):
     storm_share: float = 1.0  # ... or this share of them
     retry_after_s: int | None = None
     html: bool = False  # every answer is an HTML page with status 200
+    # Files of the archive are not there, cut short, or others than their checksums say.
+    archive: Literal["missing", "cut", "checksum"] | None = None
     # What is told
     skew_s: float = 0.0  # the venue's clock (server time, event times) is wrong by so much; trade times are not
     renamed: Mapping[str, str] = {}  # old symbol -> new: the old one is gone, the new one goes on with its data

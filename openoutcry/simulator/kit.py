@@ -127,6 +127,7 @@ class Personality(ABC):
 
     name: ClassVar[str]
     sockets: ClassVar[Mapping[str, str]] = {}  # endpoint -> path below the prefix
+    archive: ClassVar[str] = ""  # path below the prefix of its public files of candles; empty: it has none
     pools: ClassVar[Mapping[str, Pool]] = {}  # what `cost` names
     connections: ClassVar[Pool | None] = None  # new WebSockets of an address
     messages: ClassVar[Pool | None] = None  # frames a client may send on one line

@@ -30,10 +30,11 @@ log = structlog.get_logger()
 
 
 class Addresses(TypedDict):
-    """Where a simulated venue is: REST, and each WebSocket endpoint by the name its adapter uses."""
+    """Where a simulated venue is: REST, each WebSocket endpoint by the name its adapter uses, its archive (empty: none)."""
 
     rest: str
     sockets: dict[str, str]
+    archive: str
 
 
 class Simulator:
@@ -96,6 +97,8 @@ class Simulator:
                     endpoint: f"ws://{self._at}/{name}{path}".rstrip("/")
                     for endpoint, path in stage.personality.sockets.items()
                 },
+                # Its paths begin where REST's do.
+                "archive": f"http://{self._at}/{name}" if stage.personality.archive else "",
             }
             for name, stage in self.stages.items()
         }
