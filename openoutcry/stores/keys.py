@@ -4,8 +4,7 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,26 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Engine,
     LargeBinary,
     MetaData,
     Table,
     Text,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     make_url,
     select,
     update,
 )
-from sqlalchemy.exc import SQLAlchemyError
 
 from openoutcry.accounts.store import REVOKED_KEPT_MAX, KeyRecord
 from openoutcry.errors import Unavailable
-from openoutcry.stores.folder import FOLDER_MODE, one_at_a_time
+from openoutcry.stores.engine import alone, durable, refusing
+from openoutcry.stores.folder import FOLDER_MODE
 from openoutcry.stores.migrations import Schema
-from openoutcry.stores.sql import reason_of
 
 BUSY_S = 5.0
-CONNECTIONS_MAX = 2
+WHAT = "the keys"
 PEPPER_NAME = "pepper"
 PEPPER_BYTES = 32
 
@@ -71,47 +66,42 @@ class SqlKeys:
         self._url = make_url(url)
         # One at a time, and `close` waits: a refresh may still be reading in its thread when the server stops.
         self._turn = threading.Lock()
-        with _refusing():
-            self._engine = _engine(self._url, busy_s)
+        with refusing(WHAT):
+            self._engine = durable(self._url, busy_s)
             self._writer = self._engine.execution_options(writing=True)
             try:
-                with self._alone(), self._writer.begin() as connection:
+                with alone(self._url), self._writer.begin() as connection:
                     ACCOUNTS.migrate(connection)
             except BaseException:  # whatever it was goes on, but the connections must not stay open behind it
                 self._engine.dispose()
                 raise
-
-    def _alone(self) -> AbstractContextManager[None]:
-        # SQLite does not wait for the other when both turn a new file into WAL: one is told "locked" at once.
-        file = self._url.database if self._url.get_backend_name() == "sqlite" else None
-        return one_at_a_time(Path(file).parent) if file else nullcontext()
 
     def add(self, digest: bytes, record: KeyRecord) -> None:
         """Keep one more, and forget the longest revoked beyond REVOKED_KEPT_MAX. Raises Unavailable."""
         row = {**msgspec.structs.asdict(record), "digest": digest, "scopes": ",".join(sorted(record.scopes))}
         revoked = select(_keys.c.id).where(_keys.c.revoked_ns.is_not(None))
         kept = revoked.order_by(_keys.c.revoked_ns.desc(), _keys.c.id).limit(REVOKED_KEPT_MAX)
-        with self._turn, _refusing(), self._writer.begin() as connection:
+        with self._turn, refusing(WHAT), self._writer.begin() as connection:
             connection.execute(insert(_keys).values(row))
             connection.execute(delete(_keys).where(_keys.c.revoked_ns.is_not(None), _keys.c.id.not_in(kept)))
 
     def all(self) -> Mapping[bytes, KeyRecord]:
         """Every key, oldest first, the revoked ones too. Raises Unavailable."""
-        with self._turn, _refusing(), self._engine.begin() as connection:
+        with self._turn, refusing(WHAT), self._engine.begin() as connection:
             rows = connection.execute(select(_keys).order_by(_keys.c.created_ns, _keys.c.id)).all()
         return {bytes(row.digest): _record(row) for row in rows}
 
     def revoke(self, id_: str, revoked_ns: int) -> None:
         """The key with that id is no more; one that was revoked before keeps its time. Raises Unavailable."""
         ended = update(_keys).where(_keys.c.id == id_, _keys.c.revoked_ns.is_(None)).values(revoked_ns=revoked_ns)
-        with self._turn, _refusing(), self._writer.begin() as connection:
+        with self._turn, refusing(WHAT), self._writer.begin() as connection:
             connection.execute(ended)
 
     def stamp(self) -> Hashable:
         """Another value after every change, whoever made it. Raises Unavailable."""
         made, ended = _keys.c.created_ns, _keys.c.revoked_ns
         asked = select(func.count(made), func.count(ended), func.max(made), func.max(ended))
-        with self._turn, _refusing(), self._engine.begin() as connection:
+        with self._turn, refusing(WHAT), self._engine.begin() as connection:
             return tuple(connection.execute(asked).one())
 
     def close(self) -> None:
@@ -192,38 +182,6 @@ def _make(path: Path, content: bytes) -> None:
         pass  # the other was first: what it made is the one
     finally:
         Path(draft).unlink()
-
-
-def _engine(url: URL, busy_s: float) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=CONNECTIONS_MAX, pool_pre_ping=True)
-    engine = create_engine(url, pool_size=CONNECTIONS_MAX, connect_args={"timeout": busy_s, "check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        # Transactions are begun below: the driver itself would leave the statements of a migration outside of one.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        # A key that was revoked stays revoked after a power cut.
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # Who will write takes the lock first: a reader that turns into a writer may be refused without a wait.
-        writing = connection.get_execution_options().get("writing", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
-    return engine
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as e:
-        raise Unavailable("store", f"the keys cannot be reached: {reason_of(e)}") from e
 
 
 def _record(row: Any) -> KeyRecord:

@@ -1,0 +1,59 @@
+"""An engine for what must not be lost: keys, analyses. Series of market data have their own, which trades that for speed."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from openoutcry.errors import Unavailable
+from openoutcry.stores.folder import one_at_a_time
+from openoutcry.stores.sql import reason_of
+
+CONNECTIONS_MAX = 2
+
+
+def durable(url: URL, busy_s: float) -> Engine:
+    """SQLite (a writer of another process or engine is waited for, `busy_s` at most) or PostgreSQL.
+
+    Who will write says so: `engine.execution_options(writing=True)`.
+    """
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=CONNECTIONS_MAX, pool_pre_ping=True)
+    engine = create_engine(url, pool_size=CONNECTIONS_MAX, connect_args={"timeout": busy_s, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        # Transactions are begun below: the driver itself would leave the statements of a migration outside of one.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # A key that was revoked stays revoked after a power cut.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # Who will write takes the lock first: a reader that turns into a writer may be refused without a wait.
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def alone(url: URL) -> AbstractContextManager[None]:
+    """Whoever is inside is alone with a database that may be new."""
+    # SQLite does not wait for the other when both turn a new file into WAL: one is told "locked" at once.
+    file = url.database if url.get_backend_name() == "sqlite" else None
+    return one_at_a_time(Path(file).parent) if file else nullcontext()
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Whatever the database says becomes Unavailable: `what` cannot be reached."""
+    try:
+        yield
+    except SQLAlchemyError as e:
+        raise Unavailable("store", f"{what} cannot be reached: {reason_of(e)}") from e
