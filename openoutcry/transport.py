@@ -69,7 +69,8 @@ class Sockets(Protocol):
 class HttpClient:
     """Http on httpx2: pooled, no redirects, no environment proxies, bodies bounded."""
 
-    def __init__(self, answer_s_max: float = ANSWER_S_MAX) -> None:
+    def __init__(self, answer_s_max: float = ANSWER_S_MAX, *, body_bytes_max: int = BODY_BYTES_MAX) -> None:
+        self._body_bytes_max = body_bytes_max
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(answer_s_max, connect=CONNECT_S_MAX),
             limits=httpx2.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
@@ -95,8 +96,8 @@ class HttpClient:
                 size = 0
                 async for part in answer.aiter_bytes():
                     size += len(part)
-                    if size > BODY_BYTES_MAX:
-                        raise TransportError(f"answer larger than {BODY_BYTES_MAX} bytes")
+                    if size > self._body_bytes_max:
+                        raise TransportError(f"answer larger than {self._body_bytes_max} bytes")
                     parts.append(part)
                 return Response(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, b"".join(parts))
         except (httpx2.HTTPError, httpx2.InvalidURL) as e:
