@@ -30,6 +30,7 @@ from openoutcry.bus import Bus
 from openoutcry.clock import Clock, SystemClock
 from openoutcry.config import BadConfig, Config, VenueConfig, address
 from openoutcry.errors import Refusal, Unavailable, UnknownVenue, Unsupported
+from openoutcry.feed.archives import Archives
 from openoutcry.feed.backfill import RepairTiming
 from openoutcry.feed.desk import Access, Numbers
 from openoutcry.feed.drops import Drops
@@ -37,6 +38,7 @@ from openoutcry.feed.feed import Feed
 from openoutcry.feed.polls import PollTiming
 from openoutcry.feed.recorder import Recorder, record_listing
 from openoutcry.feed.session import SessionTiming
+from openoutcry.feed.tasks import TaskNumbers, Tasks
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.market import market as market_words
 from openoutcry.market.building import Building
@@ -52,7 +54,7 @@ from openoutcry.stores.keys import SqlKeys, pepper, private_file
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Http, HttpClient, SocketClient, Sockets
-from openoutcry.venues import VENUES
+from openoutcry.venues import ARCHIVES, VENUES
 from openoutcry.venues import venue as words
 
 DATABASE = "market.sqlite3"
@@ -129,7 +131,7 @@ def _played(name: str, addresses: Addresses) -> dict[str, Any]:
     known = VENUES[name]().sockets
     sockets = {endpoint: url for endpoint, url in addresses["sockets"].items() if endpoint in known}
     watched = {"holders": DEMO_HOLDERS} if words.Query.POSITIONS in VENUES[name]().queries else {}
-    return {"rest": addresses["rest"], "sockets": sockets, **watched}
+    return {"rest": addresses["rest"], "sockets": sockets, "archive": addresses["archive"] or None, **watched}
 
 
 class Server:
@@ -180,6 +182,7 @@ class Server:
             _market_numbers(config),
             bars=self.building,
         )
+        self.tasks = backfill(self._world, self.market, self.feed, series, self.telemetry)
         self._warm = Warm(self.market, candles, clock, back_s=config.market.look_back_s)
         self.market.on_follow = self._made_ready
         self._stack.push_async_callback(self.market.close)
@@ -189,6 +192,7 @@ class Server:
         await self.feed.start()
         self._spawn("market", self.market.run())
         self._spawn("building", self.building.run())
+        self._spawn("backfill", self.tasks.run())
         self._spawn("following", self._follow_configured())
         if config.cme.source is not None:
             self._spawn("cme", self._drops(config.cme.source).run())
@@ -281,6 +285,9 @@ class Server:
                 **{name: make().exchanges for name, make in VENUES.items()},
                 interest_files.VENUE: interest_files.EXCHANGES,
             },
+            tasks=self.tasks,
+            bare_venue=config.hyperoru.venue,
+            klines_locked=config.hyperoru.locked,
             trades_kept_s=config.store.trades_kept_s,
             points_shape=config.kiyotaka.shape,
             idle_s=config.kiyotaka.idle_s,
@@ -494,6 +501,30 @@ def key_store(config: Config) -> tuple[SqlKeys, bytes]:
         raise
 
 
+def backfill(world: Outside, market: Market, feed: Feed, series: SqlSeries, telemetry: Telemetry) -> Tasks:
+    """What works on backfill tasks. Raises BadConfig for an archive of a venue that has none."""
+    numbers = world.config.backfill
+    return Tasks(
+        market=market,
+        outside=feed,
+        store=series.tasks,
+        clock=world.clock,
+        chance=random.Random(),  # noqa: S311 - jitter is no secret
+        telemetry=telemetry,
+        archive=Archives(
+            archive_addresses(world.config), ARCHIVES, http=world.http, clock=world.clock, telemetry=telemetry
+        ),
+        numbers=TaskNumbers(
+            workers=numbers.workers,
+            workers_a_venue=numbers.workers_a_venue,
+            active_max=numbers.active_max,
+            candles_max=numbers.candles_max,
+            repair_s=numbers.repair_s,
+            kept_s=numbers.kept_s,
+        ),
+    )
+
+
 def accesses(config: Config) -> dict[str, Access]:
     """The venues that are on, with their addresses. Raises BadConfig for a venue or endpoint there is none of."""
     unknown = sorted(set(config.venues) - set(VENUES))
@@ -512,14 +543,26 @@ def accesses(config: Config) -> dict[str, Access]:
     return made
 
 
+def archive_addresses(config: Config) -> dict[str, str]:
+    """Where the archives of the venues that are on are; without those not to be used. Raises BadConfig where there is none."""
+    strange = next((name for name, named in config.venues.items() if named.archive and name not in ARCHIVES), None)
+    if strange is not None:
+        raise BadConfig(f"venues.{strange}.archive: it has none; there are those of {', '.join(sorted(ARCHIVES))}")
+    named = {name: config.venues[name] for name in ARCHIVES if name in config.venues and config.venues[name].on}
+    addresses = {name: ARCHIVES[name].address if at.archive is None else at.archive for name, at in named.items()}
+    return {name: address for name, address in addresses.items() if address}
+
+
 def effective(config: Config) -> dict[str, Any]:
     """The settings in force as plain values, the venues' own addresses filled in, secrets masked. Raises BadConfig."""
     accesses(config)
+    archives = archive_addresses(config)
     shown: dict[str, Any] = config.model_dump(mode="json")
     for name, named in shown["venues"].items():
         venue = VENUES[name]()
         named["rest"] = named["rest"] or venue.rest
         named["sockets"] = {**venue.sockets, **named["sockets"]}
+        named["archive"] = archives.get(name, named["archive"])
     return shown
 
 

@@ -48,6 +48,10 @@ class VenueConfig(_Part):
     sockets: dict[str, str] = Field(
         default_factory=dict, description="Address of each WebSocket endpoint; those not named: the venue's own."
     )
+    archive: str | None = Field(
+        None,
+        description="Address of its public archive of candle files, where it has one; unset: the venue's own; empty: not used.",
+    )
     instruments: tuple[str, ...] = Field(
         (), description="Symbols, in the venue's spelling, that are followed from the start. Others on demand."
     )
@@ -133,6 +137,17 @@ class MarketConfig(_Part):
         ge=0,
         description="After a start, minutes missed since the last stored one are fetched, at most so far back.",
     )
+
+
+class BackfillConfig(_Part):
+    """Backfill tasks, and the repair of gaps."""
+
+    workers: int = Field(4, gt=0, le=64, description="Tasks that run at the same time.")
+    workers_a_venue: int = Field(2, gt=0, le=64, description="Of those, on one venue.")
+    active_max: int = Field(1_000, gt=0, description="Tasks that may wait or run; more are refused.")
+    candles_max: int = Field(5_000_000, gt=0, description="Candles that one task may ask for.")
+    repair_s: float = Field(300.0, gt=0, description="How often gaps between stored candles are looked for and filled.")
+    kept_s: float = Field(2_592_000.0, gt=0, description="Records of tasks that ended are kept so long.")
 
 
 class SpikesConfig(_Part):
@@ -224,6 +239,15 @@ class KiyotakaConfig(_Part):
     )
 
 
+class HyperoruConfig(_Part):
+    """The HyperORU dialect, and what the command line means where no venue is named."""
+
+    venue: str = Field("binance_futures", description="The venue whose instrument a bare coin (`BTC`) means.")
+    locked: bool = Field(
+        default=False, description="Whether `/api/klines` wants a key; without, it is open as its contract shows it."
+    )
+
+
 def _venues() -> dict[str, VenueConfig]:
     majors = ("BTC", "ETH", "SOL", "XRP", "DOGE", "BNB", "ADA", "LINK", "AVAX", "LTC")
     tether = tuple(f"{coin}USDT" for coin in majors)
@@ -277,11 +301,13 @@ class Config(BaseSettings):
     candles: CandlesConfig = CandlesConfig()
     store: StoreConfig = StoreConfig()
     market: MarketConfig = MarketConfig()
+    backfill: BackfillConfig = BackfillConfig()
     spikes: SpikesConfig = SpikesConfig()
     cme: CmeConfig = CmeConfig()
     limits: LimitsConfig = LimitsConfig()
     takashi: TakashiConfig = TakashiConfig()
     kiyotaka: KiyotakaConfig = KiyotakaConfig()
+    hyperoru: HyperoruConfig = HyperoruConfig()
 
     @field_validator("http", "grpc")
     @classmethod

@@ -17,6 +17,7 @@ from openoutcry.api.push import Push
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock
 from openoutcry.errors import Refusal
+from openoutcry.feed.tasks import Tasks
 from openoutcry.instrument import Exchange, Instrument, Kind
 from openoutcry.market.market import Market
 from openoutcry.telemetry import Telemetry
@@ -24,6 +25,8 @@ from openoutcry.transport import Response as CatalogueAnswer
 from openoutcry.venues.venue import Feed
 
 Scope = MutableMapping[str, Any]
+# Where the gate puts the id of a request in its scope: for answers that say it in their body too.
+REQUEST_ID = "openoutcry.request_id"
 
 
 class Catalogue(Protocol):
@@ -40,7 +43,8 @@ class Doors:
 
     `follow` is `Outside.follow`: it keeps an instrument's feeds subscribed until the function it returns is called.
     `catalogues` holds those that have their key. After `idle_s` without a word of a client whose API asks it for pings,
-    its socket is closed. `large_trade_usd` is what counts as large where a caller cannot say,
+    its socket is closed. `tasks` is None where nothing is backfilled. `bare_venue` is where a coin alone is looked for;
+    `klines_locked`: HyperORU wants a key. `large_trade_usd` is what counts as large where a caller cannot say,
     the `_default`s are what counts where a caller can say and does not; `points_shape` is the shape of Kiyotaka's JSON.
     """
 
@@ -55,6 +59,9 @@ class Doors:
     catalogues: Mapping[str, Catalogue] = field(default_factory=dict)
     exchanges: Mapping[str, Mapping[Kind, Sequence[Exchange]]] = field(default_factory=dict)
     trades_kept_s: float = 86_400.0
+    tasks: Tasks | None = None
+    bare_venue: str = "binance_futures"
+    klines_locked: bool = False
     points_shape: str = "proto"
     idle_s: float = 60.0
     large_trade_usd: Decimal = Decimal(100_000)
