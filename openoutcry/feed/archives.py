@@ -6,7 +6,6 @@ and it is unpacked piece by piece, in a thread, up to limits that do not depend 
 
 import asyncio
 import hashlib
-import struct
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from openoutcry.events import Candle
 from openoutcry.instrument import Instrument
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Http, TransportError
-from openoutcry.venues.archive import Archive, ArchiveFile
+from openoutcry.venues.archive import ROWS_MIN, Archive, ArchiveFile
 from openoutcry.venues.venue import Page
 
 ROWS_PER_PAGE = 5_000
@@ -101,14 +100,17 @@ class Archives:
     # -- which files
 
     def _plan(self, instrument: Instrument, interval_s: int, start_ns: int, end_ns: int) -> Sequence[ArchiveFile]:
-        """The files that can be there by now."""
+        """The files that can be there by now; none where what they cover is not worth it."""
         archive = self._archives.get(instrument.venue)
         if archive is None or not self._addresses.get(instrument.venue):
             return ()
         files = archive.files(instrument, interval_s, start_ns, end_ns)
         over = self._over(files)
-        # Of a month that is not over there may be days.
-        return [*over, *self._over(self._parts(files[len(over)]))] if len(over) < len(files) else over
+        if len(over) < len(files):
+            # Of a month that is not over there may be days.
+            over = [*over, *self._over(self._parts(files[len(over)]))]
+        covered_ns = min(over[-1].end_ns, end_ns) - start_ns if over else 0
+        return over if covered_ns >= ROWS_MIN * interval_s * NS else ()
 
     def _over(self, files: Sequence[ArchiveFile]) -> Sequence[ArchiveFile]:
         now_ns = self._clock.now_ns()
@@ -208,16 +210,7 @@ def _lines(body: bytes) -> Iterator[bytes]:
     try:
         with ZipFile(BytesIO(body)) as packed:
             yield from _unpacked(packed, _only(packed), len(body))
-    except (
-        BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        OSError,
-        ValueError,
-        OverflowError,
-        struct.error,
-    ) as e:
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OverflowError) as e:
         raise _Strange("cannot be unpacked") from e
 
 

@@ -78,6 +78,8 @@ async def test_the_checksum_is_that_of_the_file_and_costs_no_weight(venue: str, 
 async def test_a_file_that_was_dropped_is_made_again_to_the_byte(play: Play, get: Get) -> None:
     simulator = await play("binance")
     first = (await get(url(simulator, "binance", DAY, "30m"))).content
+    # The time of its making would make it another every two seconds.
+    assert [about.date_time for about in ZipFile(BytesIO(first)).infolist()] == [(1980, 1, 1, 0, 0, 0)]
     for day in range(1, FILES_KEPT + 2):
         assert (await get(url(simulator, "binance", f"2026-11-{day:02}", "30m"))).status_code == 200
     assert (await get(url(simulator, "binance", DAY, "30m"))).content == first
@@ -97,6 +99,21 @@ async def test_a_month_begins_with_the_listing(play: Play, get: Get) -> None:
     month = lines_of((await get(url(simulator, "binance_futures", MONTH, "15m"))).content)
     assert month[1].startswith(f"{born_ns // 1_000_000},")
     assert born_ns > at_ms(f"{MONTH}-01") * 1_000_000
+
+
+async def test_the_files_of_a_dated_contract_end_with_it(play: Play, get: Get) -> None:
+    simulator = await play("binance_delivery", listings=standard(at_ms("2026-09-01") * 1_000_000))
+    (symbol,) = (
+        listing.instrument.symbol
+        for listing in simulator.world.listings("binance_delivery")
+        if listing.instrument.symbol.startswith("BTCUSD_26")
+    )
+    assert symbol == "BTCUSD_260925"
+    last = lines_of((await get(url(simulator, "binance_delivery", "2026-09-25", symbol=symbol))).content)
+    # Until 08:00, below the line of names.
+    assert len(last) == 1 + 8 * 60
+    after = await get(url(simulator, "binance_delivery", "2026-09-26", symbol=symbol))
+    assert after.status_code == 404
 
 
 async def test_what_is_not_over_or_was_not_listed_is_not_there(play: Play, get: Get) -> None:
