@@ -26,7 +26,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openoutcry.api import health
-from openoutcry.api.dialect import Dialect, Doors, owner
+from openoutcry.api.dialect import REQUEST_ID, Dialect, Doors, owner
 from openoutcry.api.frames import FAULT, TRY_LATER, Framed, fitting
 from openoutcry.api.requests import Bounded
 from openoutcry.errors import LimitExceeded, Refusal, TooLarge
@@ -38,7 +38,10 @@ PING_S = 20.0
 KEEP_ALIVE_S = 75
 CONNECTIONS_MAX = 25_000
 STOP_S_MAX = 3
-EXPOSED = ("X-Request-ID", "X-Failed-Exchanges", "X-Missing", "Openoutcry-Coverage", "Retry-After")
+EXPOSED = (
+    *("X-Request-ID", "X-Failed-Exchanges", "X-Missing", "Openoutcry-Coverage", "Retry-After"),
+    *("X-Truncated", "X-Next-Start"),
+)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HOT_HEADERS = [(b"content-type", b"application/json"), (b"vary", b"Accept-Encoding")]
@@ -177,6 +180,7 @@ class Gate:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id, length, packed = self._heads(scope)
+        scope[REQUEST_ID] = request_id.decode()
         client = scope["client"]
         path = scope["path"]
         try:
@@ -224,7 +228,7 @@ class Gate:
                 packed = b"gzip" in value and b"gzip;q=0" not in value.replace(b" ", b"")
         if not request_id:
             self._requests += 1
-            request_id = b"%b-%d" % (self._run, self._requests)
+            request_id = b"req_%b-%d" % (self._run, self._requests)
         return request_id, length, packed
 
     def _labelled(self, send: Send, request_id: bytes, progress: "_Progress") -> Send:

@@ -43,6 +43,7 @@ async def test_every_published_path_is_described_with_its_refusals(served: Any) 
         "Binance Proxy",
         "External APIs",
         "Points",
+        "Klines",
         "Operations",
     ]
     for path, tag in PUBLISHED_PATHS.items():
@@ -213,6 +214,7 @@ async def test_a_fault_of_ours_is_500_without_a_word_about_it_and_keeps_the_conn
 async def test_every_answer_has_a_request_id_the_callers_if_it_is_a_fair_one(served: Any) -> None:
     first, second = await served.get("/"), await served.get("/")
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
+    assert first.headers["x-request-id"].startswith("req_")
     assert (await served.get("/", headers={"X-Request-ID": "mine-1"})).headers["x-request-id"] == "mine-1"
     for unfair in ("x" * 65, "a b", "<x>"):
         assert (await served.get("/", headers={"X-Request-ID": unfair})).headers["x-request-id"] != unfair
