@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from openoutcry.app import archive_addresses, simulated
+from openoutcry.clock import ManualClock
 from openoutcry.config import BadConfig, address, described, load
+from openoutcry.simulator.simulator import Simulator
 
 
 def shown(tmp_path: Path, toml: str = "", *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -58,6 +61,7 @@ def test_secrets_are_masked(tmp_path: Path) -> None:
         ("not toml", "settings.toml"),
         ('keys_pepper = "too short"\n', "keys_pepper: Value should have at least 32"),
         ("[venues.mtgox]\non = true\n", "mtgox"),
+        ('[venues.okx]\narchive = "http://x"\n', "venues.okx.archive"),
     ],
 )
 def test_a_mistake_is_named_in_one_line_without_a_traceback(tmp_path: Path, toml: str, named: str) -> None:
@@ -85,3 +89,28 @@ def test_every_setting_is_documented_as_it_is() -> None:
     for name, kind, default, meaning in described():
         assert meaning, f"{name} has no description"
         assert f"| `{name}` | {kind} | {default} | {meaning} |" in page, f"run: openoutcry config reference ({name})"
+
+
+def test_the_archive_of_a_venue_is_its_own_unless_another_is_named_or_none(tmp_path: Path) -> None:
+    toml = '[venues.binance]\narchive = "http://127.0.0.1:9/a"\n[venues.binance_futures]\narchive = ""\n'
+    venues = json.loads(shown(tmp_path, toml).stdout)["venues"]
+    assert [venues[name]["archive"] for name in ("binance", "binance_futures", "binance_delivery", "okx")] == [
+        "http://127.0.0.1:9/a", "", "https://data.binance.vision", None,
+    ]  # fmt: skip
+    assert archive_addresses(load(file=tmp_path / "settings.toml")) == {
+        "binance": "http://127.0.0.1:9/a",
+        "binance_delivery": "https://data.binance.vision",
+    }
+
+
+def test_a_venue_that_is_off_has_no_archive() -> None:
+    config = load({"venues": {"binance": {"on": False}}})
+    assert set(archive_addresses(config)) == {"binance_futures", "binance_delivery"}
+
+
+async def test_of_a_played_world_only_its_own_files_are_read() -> None:
+    simulator = Simulator(7, ManualClock(1_795_179_620 * 10**9), ["binance", "binance_delivery", "coinmarketcap"])
+    at = await simulator.start()
+    addresses = archive_addresses(simulated(load({"venues": {"binance": {"archive": "http://x"}}}), simulator))
+    await simulator.stop()
+    assert addresses == {name: f"http://{at}/{name}" for name in ("binance", "binance_delivery")}
