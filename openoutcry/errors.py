@@ -53,6 +53,12 @@ class BadRange(Invalid):
     code = "bad_range"
 
 
+class NoData(Refusal):
+    """There is nothing to work with, also after asking for it."""
+
+    code = "no_data"
+
+
 class TooLarge(Refusal):
     """A body, frame or question above its limit."""
 
