@@ -31,12 +31,31 @@ class Schema:
         if found is None:
             connection.execute(insert(self._version).values(version=0))
             found = 0
-        if found > newest:
-            raise Unavailable("store", f"the data was written by a newer openoutcry (schema {found}, ours {newest})")
+        self._refuse_newer(found)
         for number, step in enumerate(self._steps[found:], start=found + 1):
             step(connection)
             connection.execute(update(self._version).values(version=number))
         return newest
+
+    def check(self, connection: Connection) -> None:
+        """Look at the version and change nothing. Raises Unavailable unless it is the newest."""
+        found = None
+        if inspect(connection).has_table(self._version.name):
+            found = connection.scalar(select(self._version.c.version))
+        if not found:
+            raise Unavailable("store", "the database holds nothing of openoutcry")
+        self._refuse_newer(found)
+        if found < len(self._steps):
+            raise Unavailable(
+                "store",
+                f"the data was written by an older openoutcry (schema {found}, ours {len(self._steps)}): "
+                "start the server on it once",
+            )
+
+    def _refuse_newer(self, found: int) -> None:
+        newest = len(self._steps)
+        if found > newest:
+            raise Unavailable("store", f"the data was written by a newer openoutcry (schema {found}, ours {newest})")
 
 
 def _1_market_data(connection: Connection) -> None:
