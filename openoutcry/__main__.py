@@ -1,12 +1,12 @@
-"""The command line: demo, serve, record, replay, keys, certificate, config."""
+"""The command line: demo, serve, backfill, tasks, export, record, replay, keys, certificate, config."""
 
 import asyncio
 import json
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -15,15 +15,20 @@ import typer
 
 from openoutcry import __version__
 from openoutcry.config import BadConfig, Config, described, load
-from openoutcry.errors import Refusal, Unknown
+from openoutcry.errors import BadRange, Invalid, Refusal, Unknown
 
 if TYPE_CHECKING:
     from openoutcry.accounts.keys import KeyRecord, Keys
+    from openoutcry.market.tasks import Task
+    from openoutcry.stores.export import Exported, Stored
+    from openoutcry.stores.tasks import Tasks
+    from openoutcry.terminal import Progress
 
 _T = TypeVar("_T")
 
 STOP_S_MAX = 3.5  # a signal ends the server within five seconds, whatever hangs
 PROGRESS_S = 1.0
+WATCH_S = 0.2
 
 app = typer.Typer(
     name="openoutcry",
@@ -34,6 +39,8 @@ app = typer.Typer(
 )
 settings = typer.Typer(help="Settings: what is in force, and what there is to set.", no_args_is_help=True)
 app.add_typer(settings, name="config")
+task_commands = typer.Typer(help="Backfill tasks: list and delete them, also while a server runs.")
+app.add_typer(task_commands, name="tasks")
 key_commands = typer.Typer(help="API keys: make, list and end them, also while a server runs.", no_args_is_help=True)
 app.add_typer(key_commands, name="keys")
 
@@ -185,6 +192,201 @@ def replay(
         print(*run.summary.lines(), sep="\n", file=sys.stderr if events or candles else sys.stdout)
 
 
+@app.command()
+def backfill(
+    symbol: Annotated[str, typer.Argument(help="BTC, BTCUSDT, BTC-USD, …")],
+    start: Annotated[str, typer.Option("--start", metavar="TIME", help="From when: 2026-01-31, 2026-01-31T12:00Z.")],
+    end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Up to when, exclusive. [now]")] = None,
+    interval: Annotated[str, typer.Option("--interval", metavar="INTERVAL", help="1m, 5m, 1h, 1d, …")] = "1h",
+    venue: Annotated[str | None, typer.Option("--venue", help="Whose candles. [setting hyperoru.venue]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch what is stored already as well.")] = False,
+    simulated: Annotated[bool, typer.Option("--simulated", help="From the simulated venues: no network.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Fetch closed candles of the past into the store, and show how far it is.
+
+    A server that has the data folder does the work, and goes on after Ctrl-C; else it is done here, and the same command
+    goes on where it was stopped.
+    """
+    from openoutcry.backfilling import backfiller
+    from openoutcry.clock import SystemClock
+    from openoutcry.market.tasks import ACTIVE, TaskState
+    from openoutcry.stores.export import interval_of, time_of
+    from openoutcry.terminal import Progress
+
+    config, clock = _load(file, data=data), SystemClock()
+    _logs(config, quiet=True)
+    start_ns, end_ns = time_of(start), clock.now_ns() if end is None else time_of(end)
+    interval_s = interval_of(interval)
+    ended: list[Task] = []
+
+    async def working() -> None:
+        async with backfiller(config, clock, simulated=simulated) as where:
+
+            async def watching() -> None:
+                instrument = await where.find(venue or config.hyperoru.venue, symbol)
+                task = await where.create(instrument, interval_s, start_ns, end_ns, force=force)
+                with Progress(clock, as_json=as_json) as bar:
+                    if where.served and not as_json:
+                        bar.say(f"openoutcry: task {task.id}, done by the server that has {config.data}")
+                    while True:
+                        over = task.state not in ACTIVE
+                        step_ns = interval_s * 1_000_000_000
+                        at_ns = task.end_ns if task.state is TaskState.COMPLETED else task.cursor_ns
+                        bar.told(
+                            f"{instrument.name} {interval}",
+                            done=(at_ns - task.start_ns) // step_ns,
+                            total=(task.end_ns - task.start_ns) // step_ns,
+                            state=task.state.value,
+                            last=over,
+                            stored=task.candles,
+                        )
+                        if over:
+                            ended.append(task)
+                            return
+                        await clock.sleep(WATCH_S)
+                        now = await where.get(task.id)
+                        if now is None:
+                            raise Unknown(f"task {task.id} was deleted")
+                        task = now
+
+            await _until_signal(asyncio.ensure_future(watching()))
+            if not ended:
+                goes_on = (
+                    "the server goes on with it" if where.served else "the same command, or a server, goes on with it"
+                )
+                print(f"openoutcry: left; {goes_on}", file=sys.stderr)
+
+    _looped(working)
+    if not ended:
+        raise typer.Exit(130)
+    task = ended[0]
+    if as_json:
+        print(json.dumps(_task_fields(task)))
+    elif task.state is TaskState.COMPLETED:
+        print(f"{task.candles:,} candles stored; what is missing: curl /api/klines/gaps/{symbol}?interval={interval}")
+    if task.state is TaskState.FAILED:
+        raise Refusal(f"task {task.id} failed: {task.error}; the same command goes on where it stopped")
+
+
+@task_commands.callback(invoke_without_command=True)
+def tasks_list(context: typer.Context, data: Data = None, as_json: AsJson = False, file: ConfigFile = None) -> None:
+    """Print the backfill tasks, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    from openoutcry.stores.export import interval_name, time_text
+
+    with _stored_tasks(_load(file, data=data)) as tasks:
+        found = tasks.tasks()
+    if as_json:
+        for task in found:
+            print(json.dumps(_task_fields(task)))
+        return
+    rows = [("id", "instrument", "interval", "from", "to", "state", "done", "candles", "")]
+    rows.extend(
+        (
+            str(task.id),
+            task.instrument,
+            interval_name(task.interval_s),
+            time_text(task.start_ns),
+            time_text(task.end_ns),
+            task.state.value,
+            f"{task.share:.1%}",
+            f"{task.candles:,}",
+            task.error,
+        )
+        for task in found
+    )
+    _table(rows)
+
+
+@task_commands.command("delete")
+def tasks_delete(
+    which: Annotated[str, typer.Argument(metavar="ID", help="3, or bf-003 as the API calls it.")],
+    data: Data = None,
+    file: ConfigFile = None,
+) -> None:
+    """Forget a task: a server that works on it stops within a second or two; what it stored stays."""
+    digits = which.removeprefix("bf-")
+    with _stored_tasks(_load(file, data=data)) as tasks:
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 18 and tasks.drop_task(int(digits))):
+            raise Unknown(f"there is no task {which}; `openoutcry tasks` lists them")
+    print(f"deleted: task {int(digits)}")
+
+
+@app.command()
+def export(
+    symbol: Annotated[str | None, typer.Argument(help="BTC, BTCUSDT, BTC-USD, …")] = None,
+    interval: Annotated[
+        str | None, typer.Option("--interval", metavar="INTERVAL", help="1m, 5m, 1h, 1d, … [1m; with --all: each]")
+    ] = None,
+    venue: Annotated[
+        str | None, typer.Option("--venue", help="Whose candles. [setting hyperoru.venue; with --all: each]")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--start", metavar="TIME", help="From when. [the first]")] = None,
+    end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Up to when, exclusive. [the last]")] = None,
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="csv, parquet or freqtrade.")] = "csv",
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="FOLDER", help="Where files named by what is in them go.")
+    ] = Path(),
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="This file instead; - is standard output, for csv.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All candles that are stored, a file for each.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Write stored candles to files, also while a server runs; no venue is asked."""
+    from openoutcry.app import DATABASE
+    from openoutcry.clock import SystemClock
+    from openoutcry.stores import export as exports
+    from openoutcry.stores.sql import sqlite_url
+    from openoutcry.terminal import Progress
+
+    if (symbol is None) != everything:
+        raise Invalid("name a symbol, or give --all")
+    if out is not None and everything:
+        raise Invalid("--out is one file: --folder is where those of --all go")
+    if out == "-" and (form != "csv" or as_json):
+        raise Invalid("only csv goes to standard output, and not with --json")
+    exports.ready(form)
+    start_ns, end_ns = (None if at is None else exports.time_of(at) for at in (start, end))
+    if start_ns is not None and end_ns is not None and start_ns >= end_ns:
+        raise BadRange("--start must be before --end")
+    interval_s = None if interval is None else exports.interval_of(interval)
+    config, clock = _load(file, data=data), SystemClock()
+    url = config.store.url
+    # A signal ends it as Ctrl-C does: what was begun is removed.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    with (
+        closing(exports.StoredCandles(url.get_secret_value() if url else sqlite_url(config.data / DATABASE))) as candles,
+        Progress(clock, as_json=as_json) as bar,
+    ):
+        if symbol is None:
+            wanted = exports.chosen(candles.series(), venue, interval_s)
+        else:
+            wanted = [exports.find(candles.series(), venue or config.hyperoru.venue, symbol, interval_s or 60)]
+        for stored, target in exports.targets(wanted, form, folder, out, force=force, skipped=bar.say):
+            if not candles.any(stored, start_ns, end_ns):
+                if symbol is not None:
+                    raise Unknown(exports.nothing(stored))
+                bar.say(f"openoutcry: {exports.nothing(stored)}")
+                continue
+
+            def told(done: int, total: int, what: str = f"{stored.name} {stored.interval}") -> None:
+                bar.told(what, done=done, total=total)
+
+            with nullcontext(sys.stdout.buffer) if target is None else exports.whole_file(target, force=force) as into:
+                made = exports.export(
+                    candles, stored, into, form, start_ns=start_ns, end_ns=end_ns, now_ns=clock.now_ns(), told=told
+                )
+            _exported(stored, made, target, bar, as_json=as_json)
+
+
 @key_commands.command("create")
 def keys_create(
     name: Annotated[str, typer.Argument(help="What you call it: whose it is, what it is for.")],
@@ -230,9 +432,7 @@ def keys_list(data: Data = None, as_json: AsJson = False, file: ConfigFile = Non
         ended = "" if each.revoked_ns is None else _minute(each.revoked_ns)
         shown = f"{each.prefix}…{each.last}"
         rows.append((each.id, each.name, shown, ",".join(sorted(each.scopes)), _minute(each.created_ns), ended))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    _table(rows)
 
 
 @key_commands.command("revoke")
@@ -344,6 +544,68 @@ def _on_keys(config: Config, work: "Callable[[Keys], Coroutine[Any, Any, _T]]") 
         return asyncio.run(work(Keys(store, pepper, SystemClock(), Telemetry())))
     finally:
         store.close()
+
+
+@contextmanager
+def _stored_tasks(config: Config) -> "Iterator[Tasks]":
+    """The tasks in the store, which a server may have open. Raises Unknown where there is no store, Unavailable."""
+    from openoutcry.app import DATABASE
+    from openoutcry.backfilling import opened
+
+    if config.store.url is None and not (config.data / DATABASE).exists():
+        raise Unknown(f"there is no data in {config.data}: name the server's folder with --data")
+    _logs(config, quiet=True)
+    series = opened(config)
+    try:
+        yield series.tasks
+    finally:
+        series.close()
+
+
+def _task_fields(task: "Task") -> dict[str, Any]:
+    import msgspec
+
+    return {**msgspec.structs.asdict(task), "progress_pct": round(100 * task.share, 1)}
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _exported(
+    stored: "Stored", made: "Exported", target: Path | None, bar: "Progress", *, as_json: bool
+) -> None:
+    """What was written, and on standard error what is missing in it."""
+    from openoutcry.stores.export import time_text
+
+    what = f"{stored.name} {stored.interval}"
+    holes = [(time_text(start_ns), time_text(end_ns)) for start_ns, end_ns in made.holes]
+    if as_json:
+        told = {
+            "instrument": stored.name,
+            "interval": stored.interval,
+            "candles": made.rows,
+            "first": time_text(made.first_ns),
+            "last": time_text(made.last_ns),
+            "missing": made.missing,
+            "holes": [{"start": start, "end": end} for start, end in holes],
+            "file": str(target),
+        }
+        print(json.dumps(told), flush=True)
+    elif target is None:
+        sys.stdout.flush()
+    else:
+        first, last = time_text(made.first_ns), time_text(made.last_ns)
+        print(f"{target}: {made.rows:,} candles of {what}, {first} to {last}", flush=True)
+    if made.missing:
+        stretches = "; ".join(f"{start} to {end}" for start, end in holes)
+        bar.say(f"openoutcry: {what}: {made.missing:,} candles are missing, and not filled in: {stretches}{_more(made)}")
+
+
+def _more(made: "Exported") -> str:
+    return "" if made.more_holes == 0 else f"; and {made.more_holes:,} more stretches"
 
 
 def _key_fields(record: "KeyRecord") -> dict[str, Any]:

@@ -5,12 +5,12 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -18,6 +18,8 @@ import structlog
 from openoutcry.accounts.keys import Keys
 from openoutcry.aggregates.candles import Candles
 from openoutcry.aggregates.derivatives import Derivatives
+from openoutcry.aggregates.indicators import Lines, indicators, lines
+from openoutcry.aggregates.rollup import bounds_of
 from openoutcry.aggregates.spikes import Threshold
 from openoutcry.aggregates.ticker import Tickers
 from openoutcry.api.admission import Admission
@@ -28,8 +30,9 @@ from openoutcry.api.push import Push
 from openoutcry.api.rpc import RpcServer
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock, SystemClock
-from openoutcry.config import BadConfig, Config, VenueConfig, address
+from openoutcry.config import BadConfig, Config, LlmConfig, VenueConfig, address
 from openoutcry.errors import Refusal, Unavailable, UnknownVenue, Unsupported
+from openoutcry.events import Candle, InterestBar, LiquidationBar, Side
 from openoutcry.feed.archives import Archives
 from openoutcry.feed.backfill import RepairTiming
 from openoutcry.feed.desk import Access, Numbers
@@ -40,20 +43,26 @@ from openoutcry.feed.recorder import Recorder, record_listing
 from openoutcry.feed.session import SessionTiming
 from openoutcry.feed.tasks import TaskNumbers, Tasks
 from openoutcry.instrument import Instrument, Kind
+from openoutcry.llm.analyst import Analyst
+from openoutcry.llm.material import Gather, Material
+from openoutcry.llm.relay import ANSWER_BYTES_MAX, Relay
 from openoutcry.market import market as market_words
 from openoutcry.market.building import Building
-from openoutcry.market.market import Market
+from openoutcry.market.market import ROWS_MAX, Market
 from openoutcry.market.monitor import Monitor
+from openoutcry.market.series import Of, SeriesKey
 from openoutcry.market.warm import Warm, last_trade
 from openoutcry.simulator.cme import PATH as CME_PATH
 from openoutcry.simulator.simulator import Addresses, Simulator
 from openoutcry.sources import interest_files
 from openoutcry.sources.coinmarketcap import CoinMarketCap
+from openoutcry.stores.analyses import SqlAnalyses
 from openoutcry.stores.folder import DataFolder
 from openoutcry.stores.keys import SqlKeys, pepper, private_file
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Http, HttpClient, SocketClient, Sockets
+from openoutcry.upstreams import UPSTREAMS
 from openoutcry.venues import ARCHIVES, VENUES
 from openoutcry.venues import venue as words
 
@@ -73,6 +82,8 @@ DEMO_HOLDERS = ("0x" + "d0" * 20, "0x" + "5e" * 20)
 SPOT_FEEDS = frozenset({words.Feed.TRADES, words.Feed.CANDLES, words.Feed.QUOTES, words.Feed.DEPTH})
 
 log = structlog.get_logger()
+
+_T = TypeVar("_T")
 
 
 class Outside(msgspec.Struct, frozen=True):
@@ -179,13 +190,14 @@ class Server:
             clock,
             self.telemetry,
             self.building,
-            _market_numbers(config),
+            market_numbers(config),
             bars=self.building,
         )
         self.tasks = backfill(self._world, self.market, self.feed, series, self.telemetry)
         self._warm = Warm(self.market, candles, clock, back_s=config.market.look_back_s)
         self.market.on_follow = self._made_ready
         self._stack.push_async_callback(self.market.close)
+        self.analyst = self._analyst()
         self._stack.push_async_callback(self._end_tasks)
         self._spawn("keys", self.keys.run())
         await self._serve()
@@ -193,6 +205,7 @@ class Server:
         self._spawn("market", self.market.run())
         self._spawn("building", self.building.run())
         self._spawn("backfill", self.tasks.run())
+        self._spawn("analyst", self.analyst.run())
         self._spawn("following", self._follow_configured())
         if config.cme.source is not None:
             self._spawn("cme", self._drops(config.cme.source).run())
@@ -224,6 +237,48 @@ class Server:
         self._stack.callback(series.close)
         return series
 
+    def _analyst(self) -> Analyst:
+        config, url = self._config.llm, self._config.store.url
+        store = SqlAnalyses(url.get_secret_value() if url else sqlite_url(self._config.data / DATABASE))
+        self._stack.callback(store.close)
+
+        async def find(name: str) -> Instrument:
+            return await self.market.instrument(*name.split(":", 1))
+
+        return Analyst(
+            store,
+            material(self.market, self._world.clock),
+            find,
+            self._world.clock,
+            self.telemetry,
+            relay=self._relay(),
+            indicate=partial(indicators, make=_lines(config)),
+            reasoning=config.reasoning,
+            output_tokens_max=config.output_tokens_max,
+            workers=config.workers,
+            queue_max=config.queue_max,
+        )
+
+    def _relay(self) -> Relay | None:
+        config = self._config.llm
+        if config.base_url is None or config.model is None:
+            return None
+        # A model may think for minutes before its first byte: a client of its own, with patience.
+        http = HttpClient(config.timeout_s, body_bytes_max=ANSWER_BYTES_MAX)
+        self._stack.push_async_callback(http.close)
+        return Relay(
+            UPSTREAMS[config.provider](),
+            config.base_url,
+            config.api_key.get_secret_value() if config.api_key else None,
+            model=config.model,
+            provider=config.provider,
+            http=http,
+            clock=self._world.clock,
+            chance=random.Random(),  # noqa: S311 - jitter is no secret
+            telemetry=self.telemetry,
+            timeout_s=config.timeout_s,
+        )
+
     async def _made_keys(self) -> Keys:
         store, secret = key_store(self._config)
         self._stack.callback(store.close)
@@ -249,7 +304,7 @@ class Server:
             telemetry=self.telemetry,
             # Only jitter: it must differ between servers that start together.
             chance=random.Random(),  # noqa: S311 - not a secret
-            numbers=_feed_numbers(config),
+            numbers=feed_numbers(config),
             resume=last_trade(
                 series,
                 lambda key: self.market.coverage(key),  # noqa: PLW0108 - the market is made after the feed
@@ -289,6 +344,7 @@ class Server:
             bare_venue=config.hyperoru.venue,
             klines_locked=config.hyperoru.locked,
             trades_kept_s=config.store.trades_kept_s,
+            analyst=self.analyst,
             points_shape=config.kiyotaka.shape,
             idle_s=config.kiyotaka.idle_s,
             large_trade_usd=Decimal(str(config.takashi.large_trade_usd)),
@@ -464,7 +520,7 @@ async def record(world: Outside, venue: str, folder: Path, told: Callable[[Recor
         sockets=world.sockets,
         telemetry=Telemetry(),
         chance=random.Random(),  # noqa: S311 - jitter is no secret
-        numbers=_feed_numbers(world.config),
+        numbers=feed_numbers(world.config),
         taps={venue: recorder},
     )
 
@@ -596,7 +652,7 @@ def _all_liquidations(
         yield from ((each, only) for each in listing.values() if each.trading and each.kind is not Kind.SPOT)
 
 
-def _feed_numbers(config: Config) -> Numbers:
+def feed_numbers(config: Config) -> Numbers:
     feed = config.feed
     return Numbers(
         session=SessionTiming(
@@ -614,7 +670,7 @@ def _feed_numbers(config: Config) -> Numbers:
     )
 
 
-def _market_numbers(config: Config) -> market_words.Numbers:
+def market_numbers(config: Config) -> market_words.Numbers:
     store, market = config.store, config.market
     return market_words.Numbers(
         flush_s=store.flush_s,
@@ -628,6 +684,96 @@ def _market_numbers(config: Config) -> market_words.Numbers:
         block_rows_max=market.block_rows_kept,
         trades_asked_s=market.trades_asked_s,
     )
+
+
+def material(market: Market, clock: Clock) -> Gather:
+    """What an analysis rests on, as the market knows it now; what it does not know, or no venue serves, is None."""
+
+    async def gather(instrument: Instrument, interval_s: int, candles: int) -> Material:
+        # One more, as the last one may still grow.
+        told = await market.candles(instrument, interval_s, limit=candles + 1)
+        closed = [row for row in told.rows if row.closed][-candles:]
+        known = Material(instrument=instrument, interval_s=interval_s, now_ns=clock.now_ns(), candles=closed)
+        if not closed:
+            return known
+        start_ns, end_ns = closed[0].open_ns, bounds_of(closed[-1].open_ns, interval_s)[1]
+        ticker, interest, funding, before, longs, shorts, bought, sold = await asyncio.gather(
+            _known(market.ticker(instrument)),
+            _known(market.open_interest(instrument)),
+            _known(market.funding(instrument)),
+            _known(market.open_interest_bars(instrument, interval_s, limit=1, start_ns=start_ns)),
+            # The order that closes a long sells.
+            _liquidated(market, instrument, interval_s, Side.SELL, start_ns, end_ns),
+            _liquidated(market, instrument, interval_s, Side.BUY, start_ns, end_ns),
+            _taken(market, instrument, interval_s, Side.BUY, start_ns, end_ns, known.now_ns),
+            _taken(market, instrument, interval_s, Side.SELL, start_ns, end_ns, known.now_ns),
+        )
+        first = before.rows[0] if before is not None and before.rows else None
+        return msgspec.structs.replace(
+            known,
+            missing=[(max(low, start_ns), high) for low, high in told.missing if high > start_ns],
+            price=told.rows[-1].close,
+            change=ticker.close / ticker.open - 1 if ticker is not None and ticker.open else None,
+            volume=None if ticker is None else ticker.volume,
+            quote_volume=None if ticker is None else ticker.quote_volume,
+            open_interest=None if interest is None else interest.size,
+            open_interest_usd=None if interest is None else interest.value,
+            open_interest_before=first.open if isinstance(first, InterestBar) and first.open_ns == start_ns else None,
+            funding_rate=None if funding is None else funding.rate,
+            funding_ns=None if funding is None else funding.funding_ns,
+            funding_interval_s=None if funding is None else funding.interval_s,
+            bought=bought,
+            sold=sold,
+            liquidated_longs=longs,
+            liquidated_shorts=shorts,
+        )
+
+    return gather
+
+
+async def _known(asked: Awaitable[_T]) -> _T | None:
+    try:
+        return await asked
+    except Refusal:
+        return None
+
+
+async def _liquidated(
+    market: Market, instrument: Instrument, interval_s: int, side: Side, start_ns: int, end_ns: int
+) -> Decimal | None:
+    """Base coins closed by force; None where part of the stretch was not listened to."""
+    key = SeriesKey(instrument.name, Of.LIQUIDATION_BARS, interval_s, side)
+    if not market.coverage(key).whole(start_ns, end_ns):
+        return None
+    told = await _known(
+        market.liquidation_bars(instrument, interval_s, limit=ROWS_MAX, side=side, start_ns=start_ns, end_ns=end_ns)
+    )
+    if told is None:
+        return None
+    return sum((row.volume for row in told.rows if isinstance(row, LiquidationBar)), Decimal(0))
+
+
+async def _taken(
+    market: Market, instrument: Instrument, interval_s: int, side: Side, start_ns: int, end_ns: int, now_ns: int
+) -> Decimal | None:
+    """Base coins that aggressors of that side took; None where we did not hear all of it: no venue is asked for it."""
+    key = SeriesKey(instrument.name, Of.CANDLES, interval_s, side)
+    if not market.whole_to(key, start_ns, end_ns, now_ns):
+        return None
+    told = await _known(
+        market.candles(instrument, interval_s, limit=ROWS_MAX, side=side, start_ns=start_ns, end_ns=end_ns)
+    )
+    return None if told is None else sum((row.volume for row in told.rows), Decimal(0))
+
+
+def _lines(config: LlmConfig) -> Callable[[Sequence[Candle]], Lines]:
+    if config.indicators == "builtin":
+        return lines
+    try:
+        from openoutcry.aggregates import talib_indicators
+    except ImportError as e:
+        raise BadConfig('llm.indicators = "talib" needs the extra: pip install "openoutcry[indicators]"') from e
+    return talib_indicators.lines
 
 
 def _tls(config: Config) -> tuple[bytes, bytes] | None:

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -224,6 +233,35 @@ class TakashiConfig(_Part):
     coinmarketcap_url: str = Field("https://pro-api.coinmarketcap.com", description="Address of CoinMarketCap.")
 
 
+class LlmConfig(_Part):
+    """The language model that analyses candles (docs/analysis.md)."""
+
+    base_url: str | None = Field(
+        None, description="Address of an OpenAI-compatible API, up to `/v1`; unset: the built-in rules, no model."
+    )
+    api_key: SecretStr | None = Field(None, description="Its key; unset: none is sent.")
+    model: str | None = Field(None, description="The model's name there; needed with `llm.base_url`.")
+    provider: Literal["openai"] = Field("openai", description="Which API it speaks.")
+    timeout_s: float = Field(120.0, gt=0, description="A call with all its tries may take so long.")
+    output_tokens_max: int = Field(4_000, ge=16, description="Most tokens of one answer.")
+    reasoning: bool = Field(
+        default=False, description="The model thinks first: it gets `max_completion_tokens` and no temperature."
+    )
+    indicators: Literal["builtin", "talib"] = Field(
+        "builtin", description="Who computes the indicators; `talib` needs the extra `indicators`."
+    )
+    workers: int = Field(2, ge=1, le=32, description="Analyses done at once.")
+    queue_max: int = Field(50, ge=1, description="Analyses that may wait; above, callers are told to come back.")
+
+    @model_validator(mode="after")
+    def _named(self) -> "LlmConfig":
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError("base_url begins with http:// or https://")
+        if self.base_url is not None and not self.model:
+            raise ValueError("model is needed with base_url")
+        return self
+
+
 class KiyotakaConfig(_Part):
     """The Kiyotaka dialect."""
 
@@ -307,6 +345,7 @@ class Config(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     takashi: TakashiConfig = TakashiConfig()
     kiyotaka: KiyotakaConfig = KiyotakaConfig()
+    llm: LlmConfig = LlmConfig()
     hyperoru: HyperoruConfig = HyperoruConfig()
 
     @field_validator("http", "grpc")

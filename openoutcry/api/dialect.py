@@ -19,6 +19,7 @@ from openoutcry.clock import Clock
 from openoutcry.errors import Refusal
 from openoutcry.feed.tasks import Tasks
 from openoutcry.instrument import Exchange, Instrument, Kind
+from openoutcry.llm.analyst import Analyst
 from openoutcry.market.market import Market
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response as CatalogueAnswer
@@ -43,7 +44,7 @@ class Doors:
 
     `follow` is `Outside.follow`: it keeps an instrument's feeds subscribed until the function it returns is called.
     `catalogues` holds those that have their key. After `idle_s` without a word of a client whose API asks it for pings,
-    its socket is closed. `tasks` is None where nothing is backfilled. `bare_venue` is where a coin alone is looked for;
+    its socket is closed. `tasks` is None where nothing is backfilled, `analyst` where nothing is analysed. `bare_venue` is where a coin alone is looked for;
     `klines_locked`: HyperORU wants a key. `large_trade_usd` is what counts as large where a caller cannot say,
     the `_default`s are what counts where a caller can say and does not; `points_shape` is the shape of Kiyotaka's JSON.
     """
@@ -60,6 +61,7 @@ class Doors:
     exchanges: Mapping[str, Mapping[Kind, Sequence[Exchange]]] = field(default_factory=dict)
     trades_kept_s: float = 86_400.0
     tasks: Tasks | None = None
+    analyst: Analyst | None = None
     bare_venue: str = "binance_futures"
     klines_locked: bool = False
     points_shape: str = "proto"
