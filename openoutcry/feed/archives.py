@@ -34,6 +34,9 @@ PIECE_BYTES = 64 * 1024
 # Entries of a zip's directory that are looked at, to find that there is but one.
 ENTRIES_MAX = 100
 FETCH_S_MAX = 120.0
+# An archive that did not answer so many times in a row is left alone for so long: its callers have somewhere else to ask.
+FAILURES_MAX = 3
+PAUSE_S = 300.0
 SHA256_CHARS = 64
 _ENTRY = b"PK\x01\x02"
 _ENCRYPTED = 1
@@ -61,6 +64,8 @@ class Archives:
         self._fetch_s_max = fetch_s_max
         self._addresses, self._archives = addresses, archives
         self._http, self._clock = http, clock
+        # By venue: failures in a row, and when the last one was.
+        self._failed: dict[str, tuple[int, int]] = {}
         self._files = telemetry.counter(
             "archive_files", "Files of a venue's archive, by what became of them.", ["what"]
         )
@@ -100,9 +105,9 @@ class Archives:
     # -- which files
 
     def _plan(self, instrument: Instrument, interval_s: int, start_ns: int, end_ns: int) -> Sequence[ArchiveFile]:
-        """The files that can be there by now; none where what they cover is not worth it."""
+        """The files that can be there by now; none where what they cover is not worth it, or nobody answered lately."""
         archive = self._archives.get(instrument.venue)
-        if archive is None or not self._addresses.get(instrument.venue):
+        if archive is None or not self._addresses.get(instrument.venue) or self._pauses(instrument.venue):
             return ()
         files = archive.files(instrument, interval_s, start_ns, end_ns)
         over = self._over(files)
@@ -127,8 +132,10 @@ class Archives:
             async with asyncio.timeout(self._fetch_s_max):
                 body = await self._sent(file)
         except TimeoutError:
+            self._fail(file)
             raise self._refused(file, f"did not come within {self._fetch_s_max:g} s") from None
         except TransportError as e:
+            self._fail(file)
             raise self._refused(file, f"did not come: {e}") from e
         except _Strange as e:
             raise self._refused(file, str(e)) from e
@@ -149,10 +156,12 @@ class Archives:
     async def _get(self, file: ArchiveFile, suffix: str, bytes_max: int) -> bytes | None:
         address = self._addresses[file.instrument.venue].rstrip("/")
         answer = await self._http.send("GET", f"{address}/{file.path}{suffix}", headers=_HEADERS)
+        if answer.status not in {200, 404}:
+            self._fail(file)
+            raise _Strange(f"was answered with {answer.status}")
+        self._failed.pop(file.instrument.venue, None)
         if answer.status == 404:
             return None
-        if answer.status != 200:
-            raise _Strange(f"was answered with {answer.status}")
         if len(answer.body) > bytes_max:
             raise _Strange(f"is larger than {bytes_max} bytes")
         return answer.body
@@ -177,6 +186,14 @@ class Archives:
             if not more:
                 break
         self._files.labels("read").inc()
+
+    def _fail(self, file: ArchiveFile) -> None:
+        failures, _ = self._failed.get(file.instrument.venue, (0, 0))
+        self._failed[file.instrument.venue] = failures + 1, self._clock.now_ns()
+
+    def _pauses(self, venue: str) -> bool:
+        failures, last_ns = self._failed.get(venue, (0, 0))
+        return failures >= FAILURES_MAX and self._clock.now_ns() - last_ns < PAUSE_S * NS
 
     def _refused(self, file: ArchiveFile, why: str) -> Unavailable:
         self._files.labels("refused").inc()

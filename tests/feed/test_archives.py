@@ -17,7 +17,16 @@ from msgspec.structs import replace
 from openoutcry.clock import NS, ManualClock
 from openoutcry.errors import Unavailable
 from openoutcry.events import Candle, Event
-from openoutcry.feed.archives import CSV_BYTES_MAX, LINE_BYTES_MAX, RATIO_MAX, ROWS_PER_PAGE, ZIP_BYTES_MAX, Archives
+from openoutcry.feed.archives import (
+    CSV_BYTES_MAX,
+    FAILURES_MAX,
+    LINE_BYTES_MAX,
+    PAUSE_S,
+    RATIO_MAX,
+    ROWS_PER_PAGE,
+    ZIP_BYTES_MAX,
+    Archives,
+)
 from openoutcry.instrument import Instrument, Kind
 from openoutcry.simulator.listings import standard
 from openoutcry.simulator.simulator import Simulator
@@ -445,6 +454,51 @@ async def test_an_answer_that_is_not_the_file_is_refused(
 async def test_nobody_there_is_unavailable(http: HttpClient) -> None:
     with pytest.raises(Unavailable, match="did not come"):
         await Reader("http://127.0.0.1:1", http, ManualClock(NOW_NS)).pages("2024-03-01", "2024-03-02")
+
+
+async def test_an_archive_that_does_not_answer_is_left_alone_for_a_while(
+    shelf: Shelf, address: str, http: HttpClient
+) -> None:
+    clock = ManualClock(NOW_NS)
+    reader = Reader(address, http, clock)
+    asked = "2024-03-01", "2024-03-02"
+    shelf.raw[path("2024-03-01") + ".CHECKSUM"] = head("503 Slow Down", "Content-Length: 0")
+
+    async def fail(times: int) -> None:
+        for _ in range(times):
+            assert reader.reach(*asked) == at("2024-03-02")
+            with pytest.raises(Unavailable):
+                await reader.pages(*asked)
+
+    await fail(FAILURES_MAX - 1)
+    # Whoever answers at all is there.
+    assert await reader.pages("2024-03-03", "2024-03-04") == []
+    await fail(FAILURES_MAX)
+    count = len(shelf.asked)
+    assert reader.reach(*asked) is None
+    assert await reader.pages(*asked) == []
+    assert len(shelf.asked) == count
+    await clock.advance(PAUSE_S)
+    await fail(1)
+    assert reader.reach(*asked) is None
+    await clock.advance(PAUSE_S)
+    shelf.raw.clear()
+    shelf.put("2024-03-01", GOOD)
+    whole(await reader.pages(*asked), at("2024-03-01"), at("2024-03-02"))
+    assert reader.reach(*asked) == at("2024-03-02")
+
+
+async def test_silence_and_a_broken_line_count_as_no_answer(shelf: Shelf, address: str, http: HttpClient) -> None:
+    shelf.stuck.add(path("2024-03-01") + ".CHECKSUM")
+    for reader in (
+        Reader(address, http, ManualClock(NOW_NS), fetch_s_max=0.05),
+        Reader("http://127.0.0.1:1", http, ManualClock(NOW_NS)),
+    ):
+        for _ in range(FAILURES_MAX):
+            assert reader.reach("2024-03-01", "2024-03-02") is not None
+            with pytest.raises(Unavailable):
+                await reader.pages("2024-03-01", "2024-03-02")
+        assert reader.reach("2024-03-01", "2024-03-02") is None
 
 
 async def test_a_file_that_never_ends_is_given_up(shelf: Shelf, address: str, http: HttpClient) -> None:
