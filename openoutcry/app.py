@@ -697,11 +697,13 @@ def material(market: Market, clock: Clock) -> Gather:
         if not closed:
             return known
         start_ns, end_ns = closed[0].open_ns, bounds_of(closed[-1].open_ns, interval_s)[1]
-        ticker, interest, funding, before, longs, shorts, bought, sold = await asyncio.gather(
+        ticker, interest, funding, before = await asyncio.gather(
             _known(market.ticker(instrument)),
             _known(market.open_interest(instrument)),
             _known(market.funding(instrument)),
             _known(market.open_interest_bars(instrument, interval_s, limit=1, start_ns=start_ns)),
+        )
+        longs, shorts, bought, sold = await asyncio.gather(
             # The order that closes a long sells.
             _liquidated(market, instrument, interval_s, Side.SELL, start_ns, end_ns),
             _liquidated(market, instrument, interval_s, Side.BUY, start_ns, end_ns),

@@ -1,6 +1,7 @@
-"""A real market, built and stored, behind a real server, with a venue that is a function: what Kiyotaka's tests stand on."""
+"""A real market, built and stored, behind a real server, with a venue that is a function: what tests of dialects stand on."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -16,9 +17,10 @@ from openoutcry.api.dialect import Doors
 from openoutcry.api.dialects import DIALECTS
 from openoutcry.api.push import Push
 from openoutcry.api.rpc import RpcServer
+from openoutcry.app import material
 from openoutcry.bus import Bus
 from openoutcry.clock import NS, ManualClock
-from openoutcry.errors import Refusal, UnknownVenue
+from openoutcry.errors import Refusal, UnknownVenue, Unsupported
 from openoutcry.events import (
     Candle,
     Event,
@@ -32,13 +34,16 @@ from openoutcry.events import (
     Trade,
     open_of,
 )
+from openoutcry.feed.tasks import Tasks
 from openoutcry.instrument import Exchange, Instrument, Kind
+from openoutcry.llm.analyst import Analyst
 from openoutcry.market.building import Building
 from openoutcry.market.market import Market, Numbers
 from openoutcry.market.outside import VenueState
-from openoutcry.market.series import Series
+from openoutcry.stores.analyses import MemoryAnalyses
 from openoutcry.stores.keys import MemoryKeys
 from openoutcry.stores.memory import MemorySeries
+from openoutcry.stores.sql import SqlSeries
 from openoutcry.telemetry import Telemetry
 from openoutcry.venues.binance import BinanceSpot
 from openoutcry.venues.venue import Answer, Ask, Feed, Limits, Page, Query
@@ -81,7 +86,11 @@ class Restless(ManualClock):
 
 
 class Outside:
-    """Venues whose minutes all traded: the close of a minute is its number. `down` makes them silent."""
+    """Venues whose minutes all traded: the close of a minute is its number.
+
+    `down` makes them silent, `held` keeps their answers back, `listings` is what each lists, `lacks` says which open times
+    they have no candle of.
+    """
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
@@ -90,6 +99,10 @@ class Outside:
         self.down: Refusal | None = None
         self.held = asyncio.Event()
         self.held.set()
+        self.listings = {
+            venue: {each.symbol: each for each in INSTRUMENTS if each.venue == venue} for venue in EXCHANGES
+        }
+        self.lacks: Callable[[int], bool] = lambda _: False
 
     def venues(self) -> Mapping[str, VenueState]:
         return {venue: VenueState(venue, True, 1, None) for venue in EXCHANGES}
@@ -111,7 +124,7 @@ class Outside:
 
     def instruments(self, venue: str) -> Mapping[str, Instrument]:
         self._check(venue)
-        return {each.symbol: each for each in INSTRUMENTS if each.venue == venue}
+        return self.listings[venue]
 
     async def listing(self, venue: str) -> Mapping[str, Instrument]:
         return self.instruments(venue)
@@ -134,6 +147,8 @@ class Outside:
 
     async def ask(self, venue: str, ask: Ask, *, patient: bool = False) -> AsyncIterator[Page]:
         self._check(venue)
+        if ask.query is not Query.CANDLES:
+            raise Unsupported(f"{venue} is not asked for {ask.query}")
         self.asks.append((venue, ask))
         await self.held.wait()
         if self.down is not None:
@@ -145,6 +160,7 @@ class Outside:
         rows = [
             self.candle(f"{venue}:{ask.symbol}", ask.interval_s, at_ns)
             for at_ns in range(open_of(ask.start_ns + step_ns - 1, ask.interval_s), end_ns, step_ns)
+            if not self.lacks(at_ns)
         ][: ask.limit]
         yield Page(rows, start_ns=ask.start_ns, end_ns=min(end_ns, open_of(self.clock.now_ns(), ask.interval_s)))
 
@@ -164,7 +180,9 @@ class Outside:
 class World:
     """Everything that runs. `key` is the text of a key it knows, from `start` on."""
 
-    def __init__(self, series: Series | None = None, clock: ManualClock | None = None, **limits: Any) -> None:
+    def __init__(
+        self, series: MemorySeries | SqlSeries | None = None, clock: ManualClock | None = None, **limits: Any
+    ) -> None:
         self.clock = clock or ManualClock(NOW_NS)
         self.bus = Bus()
         self.outside = Outside(self.clock)
@@ -192,6 +210,19 @@ class World:
         )
         self.keys = Keys(MemoryKeys(), b"pepper", self.clock, self.telemetry)
         self.key = ""
+        # It does what it was asked for once its `run` runs.
+        self.analyst = Analyst(
+            MemoryAnalyses(), material(self.market, self.clock), self._listed, self.clock, self.telemetry
+        )
+        self.tasks = Tasks(
+            market=self.market,
+            outside=self.outside,
+            store=self.series.tasks,
+            clock=self.clock,
+            chance=random.Random(1),
+            telemetry=self.telemetry,
+        )
+        self._work: list[asyncio.Task[None]] = []
         self.doors = Doors(
             clock=self.clock,
             keys=self.keys,
@@ -202,18 +233,30 @@ class World:
             push=Push(self.telemetry),
             telemetry=self.telemetry,
             exchanges=EXCHANGES,
+            tasks=self.tasks,
+            analyst=self.analyst,
         )
         dialects = [make(self.doors) for make in DIALECTS.values()]
         self.http = HttpServer(application(self.doors, dialects, checks={}), "127.0.0.1", 0)
         self.rpc = RpcServer([service for dialect in dialects for service in dialect.services()], "127.0.0.1", 0)
         self.http_at = self.grpc_at = ""
 
+    async def _listed(self, name: str) -> Instrument:
+        return await self.market.instrument(*name.split(":", 1))
+
     async def start(self) -> None:
         _, self.key = await self.keys.create("test")
         self.http_at = await self.http.start()
         self.grpc_at = await self.rpc.start()
 
+    def work(self) -> None:
+        """Work on backfill tasks and analyses from now on."""
+        self._work = [asyncio.create_task(self.tasks.run()), asyncio.create_task(self.analyst.run())]
+
     async def stop(self) -> None:
+        for work in self._work:
+            work.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
         await self.rpc.stop()
         await self.http.stop()
         await self.market.close()
