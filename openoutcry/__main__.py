@@ -363,7 +363,9 @@ def export(
     # A signal ends it as Ctrl-C does: what was begun is removed.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with (
-        closing(exports.StoredCandles(url.get_secret_value() if url else sqlite_url(config.data / DATABASE))) as candles,
+        closing(
+            exports.StoredCandles(url.get_secret_value() if url else sqlite_url(config.data / DATABASE))
+        ) as candles,
         Progress(clock, as_json=as_json) as bar,
     ):
         if symbol is None:
@@ -574,9 +576,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _exported(
-    stored: "Stored", made: "Exported", target: Path | None, bar: "Progress", *, as_json: bool
-) -> None:
+def _exported(stored: "Stored", made: "Exported", target: Path | None, bar: "Progress", *, as_json: bool) -> None:
     """What was written, and on standard error what is missing in it."""
     from openoutcry.stores.export import time_text
 
@@ -601,7 +601,9 @@ def _exported(
         print(f"{target}: {made.rows:,} candles of {what}, {first} to {last}", flush=True)
     if made.missing:
         stretches = "; ".join(f"{start} to {end}" for start, end in holes)
-        bar.say(f"openoutcry: {what}: {made.missing:,} candles are missing, and not filled in: {stretches}{_more(made)}")
+        bar.say(
+            f"openoutcry: {what}: {made.missing:,} candles are missing, and not filled in: {stretches}{_more(made)}"
+        )
 
 
 def _more(made: "Exported") -> str:

@@ -80,13 +80,16 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """What was written. `missing` buckets have no candle; `holes` are the first few stretches of them, [start, end)."""
+    """What was written. `missing` buckets have no candle; `holes` are the first few stretches of them, [start, end), of
+    which there are `more_holes`.
+    """
 
     rows: int
     first_ns: int
     last_ns: int
     missing: int
     holes: Sequence[tuple[int, int]]
+    more_holes: int = 0
 
 
 class StoredCandles:
@@ -139,6 +142,10 @@ class StoredCandles:
             if len(found) < rows:
                 return
             start_ns = open_ns[-1] + 1
+
+    def any(self, stored: Stored, start_ns: int | None, end_ns: int | None) -> bool:
+        """Whether there is a candle that opens in [start_ns, end_ns). Raises Unavailable."""
+        return any(len(rows.open_ns) for rows in self.slices(stored, *_bounds(start_ns, end_ns), rows=1))
 
     def close(self) -> None:
         """Let go of the database; a second call does nothing."""
@@ -294,7 +301,44 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED_MAX]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def chosen(stored: Sequence[Stored], venue: str | None, interval_s: int | None) -> list[Stored]:
+    """All of that venue and interval, where they are named. Raises Unknown where there is none."""
+    found = [each for each in stored if venue in {None, each.venue} and interval_s in {None, each.interval_s}]
+    if not found:
+        venues = sorted({each.venue for each in stored})
+        raise Unknown("there are no such candles in the store" + (f"; it has some of {_few(venues)}" if venues else ""))
+    return found
+
+
 # -- files
+
+
+def targets(
+    wanted: Sequence[Stored], form: str, folder: Path, out: str | None, *, force: bool, skipped: Callable[[str], None]
+) -> list[tuple[Stored, Path | None]]:
+    """Where each goes; None is standard output. Of several, those without a name in that format are told to `skipped`.
+
+    Folders are made. Raises Invalid where a file is there already or two would be the same, Unsupported where one alone has
+    no name.
+    """
+    if out is not None:
+        return [(each, None if out == "-" else Path(out)) for each in wanted]
+    found: dict[Path, Stored] = {}
+    for each in wanted:
+        try:
+            target = folder / file_name(each, form)
+        except Unsupported as refusal:
+            if len(wanted) == 1:
+                raise
+            skipped(f"openoutcry: left out: {refusal.text}")
+            continue
+        if target in found:
+            raise Invalid(f"{found[target].name} and {each.name} would both be {target}: name one with --venue")
+        refuse_taken(target, force=force)
+        found[target] = each
+    for parent in {target.parent for target in found}:
+        parent.mkdir(parents=True, exist_ok=True)
+    return [(each, target) for target, each in found.items()]
 
 
 def file_name(stored: Stored, form: str) -> Path:
@@ -381,7 +425,7 @@ def export(
     Between the edges that were given (or else the first and the last candle) what is missing is counted, as far as its time
     has come. `out` is rewound where Parquet needs wider columns. Raises Unavailable, Unknown where there is no candle at all.
     """
-    bounds = (BEGINNING_NS if start_ns is None else start_ns, END_NS if end_ns is None else end_ns)
+    bounds = _bounds(start_ns, end_ns)
     scales, measured = usual_scales(), False
     while True:
         walk = _Walk(stored, start_ns, None if end_ns is None else min(end_ns, open_of(now_ns, stored.interval_s)))
@@ -392,7 +436,7 @@ def export(
                 walk.take(rows.open_ns)
                 told(walk.rows, max(_expected(stored, *bounds), walk.rows))
             if not walk.rows:
-                raise Unknown(_nothing(stored))
+                raise Unknown(nothing(stored))
             writer.finish()
         except Misfit as misfit:
             # What still misfits was written after it was measured; texts hold anything.
@@ -424,6 +468,10 @@ def ready(form: str) -> None:
         arrow()
 
 
+def _bounds(start_ns: int | None, end_ns: int | None) -> tuple[int, int]:
+    return BEGINNING_NS if start_ns is None else start_ns, END_NS if end_ns is None else end_ns
+
+
 def _expected(stored: Stored, start_ns: int, end_ns: int) -> int:
     """How many rows there are at most, without counting them."""
     step_ns = stored.interval_s * NS
@@ -431,7 +479,8 @@ def _expected(stored: Stored, start_ns: int, end_ns: int) -> int:
     return min(stored.rows, max(-((begins_ns - ends_ns) // step_ns), 0))
 
 
-def _nothing(stored: Stored) -> str:
+def nothing(stored: Stored) -> str:
+    """What is said where no candle is in the stretch that was asked for."""
     return (
         f"there are no candles of {stored.interval} of {stored.name} in that stretch; stored are those that open from "
         f"{time_text(stored.first_ns)} to {time_text(stored.last_ns)}"
@@ -447,7 +496,7 @@ class _Walk:
         self._end_ns = None if end_ns is None else open_of(end_ns + self._step_ns - 1, stored.interval_s)
         self._first_ns = self._last_ns = 0
         self.rows = 0
-        self._missing = 0
+        self._missing = self._more = 0
         self._holes: list[tuple[int, int]] = []
 
     def take(self, open_ns: NDArray[np.int64]) -> None:
@@ -465,9 +514,11 @@ class _Walk:
         assert self._next_ns is not None
         if self._end_ns is not None and self._next_ns < self._end_ns:
             self._lack(self._next_ns, self._end_ns)
-        return Exported(self.rows, self._first_ns, self._last_ns, self._missing, tuple(self._holes))
+        return Exported(self.rows, self._first_ns, self._last_ns, self._missing, tuple(self._holes), self._more)
 
     def _lack(self, start_ns: int, end_ns: int) -> None:
         self._missing += (end_ns - start_ns) // self._step_ns
         if len(self._holes) < HOLES_SHOWN_MAX:
             self._holes.append((start_ns, end_ns))
+        else:
+            self._more += 1
