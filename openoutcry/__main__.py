@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -700,11 +701,17 @@ def _announce(ready: dict[str, Any], silent: list[str], *, as_json: bool, simula
         "Try, in another terminal:\n\n"
         f"  curl '{url}/binance/ohlc/BTCUSDT/1m?limit=3'\n"
         f"  curl '{url}/multi/ohlc/BTCUSDT/5m?limit=1'\n"
-        f"  {_python()} -m websockets ws{url.removeprefix('http')}/ws/binance/BTCUSDT/ohlc?interval=1m\n\n"
+        f"  {_python()} -m websockets ws{url.removeprefix('http')}/ws/binance/BTCUSDT/ohlc?interval=1m\n"
+        f"  {_python()} -m openoutcry backfill BTC --interval 1h --start {_days_ago(7)} --data {shlex.quote(ready['data'])}\n"
+        f"  curl '{url}/api/klines/coverage?symbols=BTC'\n\n"
         "Ctrl-C stops it.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _days_ago(days: int) -> str:
+    return f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}"
 
 
 def _python() -> str:

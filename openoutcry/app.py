@@ -221,7 +221,12 @@ class Server:
 
     def ready_line(self) -> dict[str, Any]:
         """Where everything is, and the texts of keys made for this run (by the demo)."""
-        return {"http": f"http://{self._http_at}", "grpc": self._grpc_at, "keys": self._shown_keys}
+        return {
+            "http": f"http://{self._http_at}",
+            "grpc": self._grpc_at,
+            "keys": self._shown_keys,
+            "data": str(self._config.data.resolve()),
+        }
 
     def silent(self) -> list[str]:
         """Venues that are on and were not heard yet."""

@@ -61,7 +61,7 @@ EMPTY_ANSWERS_MAX = 4
 SETTLE_S = 2.0
 # Stretches that are looked up at a time, and that one round of repairs asks for.
 STRETCHES_MAX = 100
-DAY_S = 86_400
+DAY_NS = 86_400 * NS
 
 NEVER = (Unknown, Unsupported, Invalid)
 
@@ -212,7 +212,7 @@ class Tasks:
         while True:
             try:
                 active = await asyncio.to_thread(self._store.tasks, ACTIVE)
-                if self._clock.now_ns() - forgotten_ns >= DAY_S * NS / 24:
+                if self._clock.now_ns() - forgotten_ns >= DAY_NS // 24:
                     forgotten_ns = self._clock.now_ns()
                     await asyncio.to_thread(self._store.drop_ended, forgotten_ns - round(self._numbers.kept_s * NS))
             except Unavailable as e:
@@ -398,10 +398,11 @@ class _Walk:
                 reach_ns = archive.reach(self._instrument, self._key.interval_s, self._cursor_ns, end_ns)
             if archive is not None and reach_ns is not None:
                 await self._files(archive, reach_ns)
-                # A file that is not there, or not as it should be: the venue is asked for that day, then files again.
-                await self._rest(min(end_ns, (self._cursor_ns // (DAY_S * NS) + 1) * DAY_S * NS))
+                # A file that is not there, or not as it should be: the venue is asked on from there, a day or a page,
+                # which may also jump to the first candle there is; then files again.
+                await self._rest(end_ns, min(end_ns, (self._cursor_ns // DAY_NS + 1) * DAY_NS))
             else:
-                await self._rest(end_ns)
+                await self._rest(end_ns, end_ns)
 
     async def _files(self, archive: Archive, end_ns: int) -> None:
         assert self._instrument is not None
@@ -412,16 +413,17 @@ class _Walk:
         except Unavailable as e:
             log.info("archive left for the venue", instrument=self._key.instrument, reason=e.text)
 
-    async def _rest(self, end_ns: int) -> None:
+    async def _rest(self, end_ns: int, until_ns: int) -> None:
+        """Ask the venue for what is left up to `end_ns`, page by page until `until_ns` is passed."""
         bounded = True
-        while self._cursor_ns < end_ns:
+        while self._cursor_ns < until_ns:
             from_ns = self._cursor_ns
             try:
                 async for page in self._means.outside.ask(
                     self._venue, self._ask(end_ns, bounded=bounded), patient=True
                 ):
                     await self._take(page, end_ns, "venue")
-                    if self._cursor_ns >= end_ns:
+                    if self._cursor_ns >= until_ns:
                         break
             except OutOfReach:
                 if bounded and from_ns == self._cursor_ns:

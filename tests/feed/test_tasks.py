@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -110,6 +110,14 @@ class Shop:
         for _ in range(5):
             await asyncio.to_thread(int)
         await self.box.clock.advance(seconds)
+
+    async def idle(self) -> None:
+        """Until no task is at work."""
+        for _ in range(300):
+            if not self.box.telemetry.registry.get_sample_value("openoutcry_backfill_running"):
+                return
+            await self.turn(1.0)
+        raise AssertionError("still at work")
 
     async def stop(self) -> None:
         self.work.cancel()
@@ -275,6 +283,25 @@ async def test_files_serve_as_far_as_they_reach_and_the_venue_the_rest(box: Box,
     assert (done.candles, files.served) == (240, 200)
     assert asked(box) == [(200, 240)]
     assert shop.series.summary(KEY) == Summary(T0, T0 + 239 * MINUTE_NS, 240)
+
+
+async def test_a_page_of_the_venue_may_jump_over_days_without_a_file(box: Box, shops: Shops) -> None:
+    class Empty(Files):
+        async def pages(
+            self, instrument: Instrument, interval_s: int, start_ns: int, end_ns: int
+        ) -> AsyncIterator[Page]:
+            self.served += 1
+            nothing: Sequence[Page] = ()
+            for page in nothing:
+                yield page
+
+    box.outside.begun_ns = T0
+    files = Empty(box, until_ns=T0 - 86_400 * NS)
+    shop = shops(files)
+    start_ns = T0 - 90 * 86_400 * NS
+    done = await shop.ended(await shop.tasks.create(box.btc, 60, start_ns, T0 + 30 * MINUTE_NS))
+    assert (done.state, done.candles) == (TaskState.COMPLETED, 30)
+    assert (files.served, len(box.outside.asks)) == (1, 1)
 
 
 async def test_files_that_cannot_be_had_cost_a_day_of_questions_each(box: Box, shops: Shops) -> None:
@@ -485,7 +512,7 @@ async def test_a_task_that_another_process_takes_away_stops(box: Box, shops: Sho
     task = await shop.create(0, 30)
     await shop.turn(1.0)
     shop.series.tasks.drop_task(task.id)
-    await shop.turn(1.0)
+    await shop.idle()
     box.outside.gate.set()
     await shop.turn(1.0)
     assert shop.series.summary(KEY) is None
