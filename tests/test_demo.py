@@ -54,7 +54,7 @@ def client(running: dict[str, Any]) -> Iterator[httpx2.Client]:
 
 
 def test_the_ready_line_says_where_everything_is(running: dict[str, Any]) -> None:
-    assert set(running) == {"http", "grpc", "keys"}
+    assert set(running) == {"http", "grpc", "keys", "data"}
     assert running["http"].startswith("http://127.0.0.1:")
     assert [re.fullmatch(r"oo-[\w-]{43}", key) is not None for key in running["keys"]] == [True]
 
