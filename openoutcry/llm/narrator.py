@@ -160,8 +160,9 @@ def _trend(way: Way, evidence: Sequence[Evidence], material: Material) -> Iterat
 
 def _levels(material: Material, told: Indicators) -> Iterator[str]:
     price = float(material.last)
-    above = sorted({swing.price for swing in told.swings if swing.price > price})[:LEVELS_MAX]
-    below = sorted({swing.price for swing in told.swings if swing.price < price}, reverse=True)[:LEVELS_MAX]
+    apart = EVEN * (told.atr or 0.0)
+    above = _spread(sorted(swing.price for swing in told.swings if swing.price > price), apart)
+    below = _spread(sorted((swing.price for swing in told.swings if swing.price < price), reverse=True), apart)
     if above:
         yield f"Resistance at swings: {', '.join(map(figure, above))}."
     if below:
@@ -174,6 +175,15 @@ def _levels(material: Material, told: Indicators) -> Iterator[str]:
         yield f"VWAP: {figure(told.vwap)}, the price is {'above' if price > told.vwap else 'at or below'} it."
     if not above and not below:
         yield "No swing highs or lows stand out yet."
+
+
+def _spread(prices: Sequence[float], apart: float) -> Sequence[float]:
+    """The first few that are so far from each other: levels side by side are one."""
+    kept: list[float] = []
+    for price in prices:
+        if len(kept) < LEVELS_MAX and (not kept or abs(price - kept[-1]) > apart):
+            kept.append(price)
+    return kept
 
 
 def _signals(material: Material, told: Indicators) -> Iterator[str]:

@@ -52,6 +52,7 @@ class Lab:
         self.asked: list[tuple[str, int, int]] = []
         self.sent: list[Any] = []
         self.answer: Callable[[], Response] = lambda: said("Up.")
+        self.finding = 0
         self.ready = asyncio.Event()
         self.ready.set()
         relay = Relay(
@@ -68,7 +69,9 @@ class Lab:
         return self.material(instrument)
 
     async def find(self, name: str) -> Instrument:
+        self.finding += 1
         await self.ready.wait()
+        self.finding -= 1
         for each in (BTC, ETH):
             if each.name == name:
                 return each
@@ -286,8 +289,11 @@ async def test_no_more_are_done_at_once_than_there_are_workers() -> None:
     lab.ready.clear()
     made = [await lab.analyst.create(BTC, 3_600, "") for _ in range(5)]
     async with lab.working():
+        async with asyncio.timeout(20):
+            while lab.finding < 2:
+                await lab.clock.advance(1)
         await lab.clock.advance(1)
-        assert lab.analyst._waiting == 3
+        assert (lab.finding, lab.analyst._waiting) == (2, 3)
         lab.ready.set()
         assert [(await lab.over(each.id)).status for each in made] == [Status.COMPLETED] * 5
 
@@ -328,8 +334,9 @@ async def interrupted(store: AnalysisStore, prompt: str = "") -> Analysis:
     lab = Lab(store)
     lab.ready.clear()
     made = await lab.analyst.create(BTC, 3_600, prompt)
-    async with lab.working():
-        await lab.clock.advance(1)
+    async with lab.working(), asyncio.timeout(20):
+        while not lab.finding:
+            await lab.clock.advance(1)
     return made
 
 

@@ -77,6 +77,14 @@ def test_a_rise_without_anything_against_it_is_a_long_with_stop_and_targets_arou
     ]
 
 
+def test_levels_are_the_nearest_swings_on_either_side_and_those_side_by_side_are_one() -> None:
+    material = a_material(RISING, price=Decimal(1_000))
+    prices = [1_001, 1_020, 1_021, 1_100, 1_200, 1_300, 990, 989.5, 900, 1_000]
+    told = seen(material, atr=10.0, swings=[swing("high", each) for each in prices])
+    levels = section(narrate(material, told, ""), "## Key levels")
+    assert levels[:2] == ["Resistance at swings: 1001, 1020, 1100.", "Support at swings: 990, 900."]
+
+
 def test_a_fall_is_a_short_except_on_spot() -> None:
     material = a_material(FALLING)
     text = narrate(material, seen(material), "")
