@@ -250,12 +250,16 @@ class Server:
         async def find(name: str) -> Instrument:
             return await self.market.instrument(*name.split(":", 1))
 
+        async def there(instrument: Instrument, interval_s: int) -> bool:
+            return await self.market.stored.summary(SeriesKey(instrument.name, Of.CANDLES, interval_s)) is not None
+
         return Analyst(
             store,
             material(self.market, self._world.clock),
             find,
             self._world.clock,
             self.telemetry,
+            there=there,
             relay=self._relay(),
             indicate=partial(indicators, make=_lines(config)),
             reasoning=config.reasoning,

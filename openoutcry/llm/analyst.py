@@ -48,10 +48,12 @@ ID_MAX = 2**63 - 1
 log = structlog.get_logger()
 
 Find = Callable[[str], Awaitable[Instrument]]
+There = Callable[[Instrument, int], Awaitable[bool]]
 
 
 class Analyst:
-    """`gather` brings what is known of an instrument, `find` the instrument of a name; `relay` None: the narrator tells.
+    """`gather` brings what is known of an instrument, `find` the instrument of a name, `there` says whether a candle of that
+    length is stored; `relay` None: the narrator tells.
 
     `run` works until cancelled.
     """
@@ -64,6 +66,7 @@ class Analyst:
         clock: Clock,
         telemetry: Telemetry,
         *,
+        there: There | None = None,
         relay: Relay | None = None,
         indicate: Callable[[Sequence[Candle]], Indicators] = indicators,
         reasoning: bool = False,
@@ -74,6 +77,7 @@ class Analyst:
         self._store = store
         self._gather = gather
         self._find = find
+        self._there = there or _unknown
         self._clock = clock
         self._relay = relay
         self._indicate = indicate
@@ -113,8 +117,9 @@ class Analyst:
             raise LimitExceeded(f"{self._waiting} analyses wait already: try again in {RETRY_S:g} s", RETRY_S)
         self._waiting += 1
         try:
-            # A first look: what has to be fetched is at hand when its turn comes.
-            _some(await self._gather(instrument, interval_s, CANDLES))
+            # Nobody waits for a venue where candles are at hand; where none is, one look at it says whether there are any.
+            if not await self._there(instrument, interval_s):
+                _some(await self._gather(instrument, interval_s, CANDLES))
         except BaseException:  # whatever it was goes on; the place in the queue is free again
             self._waiting -= 1
             raise
@@ -259,6 +264,10 @@ class Analyst:
         status = Status.COMPLETED if error is None else Status.FAILED
         now_ns = self._clock.now_ns()
         return msgspec.structs.replace(record, status=status, analysis=analysis, error=error, completed_ns=now_ns)
+
+
+async def _unknown(_instrument: Instrument, _interval_s: int) -> bool:
+    return False
 
 
 def _some(material: Material) -> Material:

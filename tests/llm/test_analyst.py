@@ -229,6 +229,17 @@ async def test_no_candle_at_all_is_refused_and_leaves_nothing() -> None:
     assert await lab.analyst.list(None, 9) == []
 
 
+async def test_where_candles_are_stored_nobody_waits_for_a_venue() -> None:
+    async def there(instrument: Instrument, interval_s: int) -> bool:
+        return (instrument.symbol, interval_s) == ("BTCUSDT", 60)
+
+    lab = Lab(MemoryAnalyses(), there=there)
+    assert (await lab.analyst.create(BTC, 60, "")).id == 1
+    assert lab.asked == []
+    await lab.analyst.create(BTC, 3_600, "")
+    assert [asked[:2] for asked in lab.asked] == [("binance_futures:BTCUSDT", 3_600)]
+
+
 @pytest.mark.parametrize("refusal", [Unavailable("v", "down"), BadInterval("no"), RateLimited("v", "slow", 1)])
 async def test_what_the_market_refuses_is_refused(refusal: Refusal) -> None:
     lab = Lab(MemoryAnalyses())
