@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 
 from openoutcry.api.dialect import Dialect, Doors
+from openoutcry.api.hyperoru.rest import Hyperoru
 from openoutcry.api.kiyotaka.rest import Kiyotaka
 from openoutcry.api.takashi.rest import Takashi
 
 DIALECTS: Mapping[str, Callable[[Doors], Dialect]] = {
     "takashi": Takashi,
     "kiyotaka": Kiyotaka,
+    "hyperoru": Hyperoru,
 }

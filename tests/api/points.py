@@ -127,6 +127,8 @@ class Outside:
         return self.listings[venue]
 
     async def listing(self, venue: str) -> Mapping[str, Instrument]:
+        if self.down is not None:
+            raise self.down
         return self.instruments(venue)
 
     def followed(self, instrument: str, feed: Feed) -> bool:
