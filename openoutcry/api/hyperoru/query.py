@@ -36,6 +36,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _DATE = re.compile(r"(19|20)[0-9]{6}")
+_ISO = re.compile(r"[0-9]{4}-?([0-9]{2}-?[0-9]{2}|W[0-9]{2}(-?[1-7])?)([T ].*)?")
 # An offset whose plus a query turned into a blank.
 _BLANK_OFFSET = re.compile(r"(T[0-9:.]+) ([0-9]{2}:?[0-9]{2})")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
@@ -176,7 +177,7 @@ def _of_number(text: str) -> int:
 
 
 def _of_iso(text: str) -> int | None:
-    if not text.isascii():
+    if _ISO.fullmatch(text) is None:
         return None
     try:
         at = datetime.fromisoformat(_BLANK_OFFSET.sub(r"\1+\2", text))
