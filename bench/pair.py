@@ -46,11 +46,11 @@ async def answer_of(process: asyncio.subprocess.Process) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def child(kind: str, which: str) -> AsyncIterator[Child]:
+async def child(kind: str, *which: str, module: str = "bench.child") -> AsyncIterator[Child]:
     """A running server of that kind."""
     cores = sorted(os.sched_getaffinity(0))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.child", kind, which, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", module, kind, *which, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
         answer = await asyncio.wait_for(answer_of(process), START_S_MAX)
