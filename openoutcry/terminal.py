@@ -137,7 +137,9 @@ class _Work:
         self, now_ns: int, done: int, total: int | None, state: str | None, fields: dict[str, Any], *, ended: bool
     ) -> None:
         self.done, self.total, self._state, self._fields, self.ended = done, total, state, fields, ended
-        # Samples stand so far apart that all of them together are PACE_S; the first one is where it began.
+        # The oldest sample that is kept is where the rate is counted from.
+        while len(self._samples) > 1 and now_ns - self._samples[1][0] >= PACE_S * NS:
+            self._samples.popleft()
         if not self._samples or now_ns - self._samples[-1][0] >= PACE_S * NS / SAMPLES_MAX:
             self._samples.append((now_ns, done))
         self._now_ns = now_ns
