@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,6 +20,7 @@ import structlog
 from msgspec.structs import replace as changed
 
 from openoutcry.accounts.keys import AI, MARKET
+from openoutcry.api import hyperoru
 from openoutcry.api.asgi import HttpServer, application
 from openoutcry.api.dialect import Doors
 from openoutcry.api.hyperoru.rest import ROWS_MAX, Hyperoru
@@ -1090,7 +1092,20 @@ async def test_an_analysis_knows_whose_key_asked_for_it(world: World, caller: Ca
     assert (await caller.get("/ai-analysis/analysis-002"))["user"] == ""
 
 
-# OpenAPI
+# OpenAPI, and the page
+
+
+def test_the_page_names_every_code_and_every_route() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "hyperoru.md").read_text("utf-8")
+    source = "".join(path.read_text("utf-8") for path in Path(hyperoru.__file__).parent.glob("*.py"))
+    codes = set(re.findall(r'"([A-Z]+_[A-Z_]+|FORBIDDEN|UNAUTHORIZED|UNAVAILABLE)"', source))
+    codes -= {"INVALID_REQUEST"}  # for kinds of refusals that no door gives here
+    assert len(codes) > 15
+    assert [code for code in sorted(codes) if f"`{code}`" not in page] == []
+    routes = set(re.findall(r'router\.(get|post|delete)\(\s*"([^"]+)"', source))
+    assert len(routes) == 12
+    for method, path in routes:
+        assert f"`{method.upper()} {path.replace(':path', '')}`" in page
 
 
 async def test_every_route_is_described_with_its_parameters_answers_and_refusals(world: World, caller: Caller) -> None:
