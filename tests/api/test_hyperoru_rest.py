@@ -30,7 +30,9 @@ from openoutcry.events import open_of
 from openoutcry.feed.tasks import TaskNumbers, Tasks
 from openoutcry.instrument import Kind
 from openoutcry.market.series import Of, SeriesKey
+from openoutcry.stores.sql import SqlSeries, sqlite_url
 from openoutcry.telemetry import Telemetry
+from tests.api.conftest import ORIGIN
 from tests.api.points import NOW_NS, World, listed, running
 
 BTC = "binance_futures:BTCUSDT"
@@ -227,9 +229,11 @@ def like(shown: Any, told: Any) -> bool:
     return type(shown) is type(told)
 
 
-async def test_every_curl_line_of_the_published_page() -> None:
+@pytest.mark.parametrize("kept", ["memory", "sqlite"])
+async def test_every_curl_line_of_the_published_page(kept: str, tmp_path: Path) -> None:
     clock = ManualClock(1_775_738_400 * NS)  # 2026-04-09T12:40:00Z
-    async with running(World(clock=clock)) as world:
+    series = SqlSeries(sqlite_url(tmp_path / "market.sqlite3")) if kept == "sqlite" else None
+    async with running(World(series, clock)) as world:
         world.work()
         made = Caller(world)
         # The six hours that the page shows as missing; they are not asked for again before this test is over.
@@ -256,6 +260,16 @@ async def test_every_curl_line_of_the_published_page() -> None:
                 assert (await made.analysed("analysis-001"))["status"] == "completed"
         await made.refused(404, "TASK_NOT_FOUND", "GET", "/backfill/status/bf-001")
         await made.http.aclose()
+
+
+async def test_routes_that_the_page_prints_without_their_end_take_it_from_the_query(caller: Caller) -> None:
+    await caller.backfill()
+    assert (await caller.get("/gaps/", symbol="BTC"))["symbol"] == "BTC"
+    assert (await caller.get("/gaps/BTC", symbol="ETH"))["symbol"] == "BTC"
+    assert (await caller.get("/backfill/status/", task_id="bf-001"))["id"] == "bf-001"
+    await caller.ask("DELETE", "/backfill-tasks/?task_id=bf-001", 200)
+    await caller.ask("POST", "/ai-analysis", 202, json={"symbol": "BTC"})
+    assert (await caller.get("/ai-analysis/", analysis_id="analysis-001"))["id"] == "analysis-001"
 
 
 # What others of its kind are asked
@@ -982,7 +996,7 @@ async def test_who_is_too_fast_is_told_when_to_come_back(caller: Caller, limits:
 
 
 @asynccontextmanager
-async def served(world: World, doors: Doors) -> AsyncIterator[Caller]:
+async def another(world: World, doors: Doors) -> AsyncIterator[Caller]:
     """Another server on the same market, with other doors."""
     server = HttpServer(application(doors, [Hyperoru(doors)]), "127.0.0.1", 0)
     made = Caller(world, await server.start())
@@ -1003,7 +1017,7 @@ async def test_more_tasks_than_may_wait_are_429(world: World) -> None:
         telemetry=Telemetry(),
         numbers=TaskNumbers(active_max=1),
     )
-    async with served(world, replace(world.doors, tasks=few)) as other:
+    async with another(world, replace(world.doors, tasks=few)) as other:
         await other.backfill()
         await other.refused(429, "RATE_LIMITED", "POST", "/backfill", json={**BOTH, "interval": "1d"})
         answer = await other.ask("POST", "/backfill", 429, json={**BOTH, "interval": "1d"})
@@ -1031,7 +1045,7 @@ async def test_a_venue_that_never_said_what_it_lists_is_503(world: World, caller
 
 
 async def test_what_is_not_there_is_503_and_named(world: World) -> None:
-    async with served(world, replace(world.doors, tasks=None, analyst=None)) as other:
+    async with another(world, replace(world.doors, tasks=None, analyst=None)) as other:
         said = await other.refused(503, "NOT_CONFIGURED", "POST", "/backfill", json=BOTH)
         assert said == "this server backfills nothing"
         await other.refused(503, "NOT_CONFIGURED", "GET", "/backfill-tasks")
@@ -1040,9 +1054,17 @@ async def test_what_is_not_there_is_503_and_named(world: World) -> None:
 
 async def test_a_fault_of_ours_is_500_without_a_word_about_it(world: World) -> None:
     broken: Any = object()
-    async with served(world, replace(world.doors, tasks=broken)) as other:
+    async with another(world, replace(world.doors, tasks=broken)) as other:
         with structlog.testing.capture_logs():
             assert await other.refused(500, "INTERNAL_ERROR", "GET", "/backfill-tasks") == "internal error"
+
+
+async def test_pages_of_takashis_origins_may_read_it(served: Any) -> None:
+    for path in ("/api/klines/nowt", "/api/klines/backfill-tasks"):
+        answer = await served.get(path, headers={"Origin": ORIGIN})
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert "X-Next-Start" in answer.headers["access-control-expose-headers"]
+        assert "access-control-allow-origin" not in (await served.get(path, headers={"Origin": "http://x"})).headers
 
 
 # Keys
@@ -1053,7 +1075,7 @@ async def test_without_a_lock_no_key_is_needed_and_a_strange_one_does_no_harm(ca
 
 
 async def test_with_a_lock_every_route_wants_a_key(world: World) -> None:
-    async with served(world, replace(world.doors, klines_locked=True)) as other:
+    async with another(world, replace(world.doors, klines_locked=True)) as other:
         for method, path in (
             ("GET", "/data?symbol=BTC"),
             ("GET", "/coverage"),

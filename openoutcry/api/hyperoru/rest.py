@@ -98,7 +98,10 @@ class Hyperoru:
     # Routes
 
     def rest(self) -> APIRouter:
-        """Every route of the published page. Ids and symbols may be anything, also with a slash in them."""
+        """Every route of the published page. Ids and symbols may be anything, also with a slash in them.
+
+        The page prints those routes without what follows the last slash: who takes it at its word puts it in the query.
+        """
         router = APIRouter(prefix=PREFIX, tags=[TITLE], dependencies=[Depends(self._admitted), *self._locks()])
         self._data(router)
         self._backfill(router)
@@ -164,7 +167,7 @@ class Hyperoru:
             },
         )
         async def gaps(request: Request, symbol: SymbolName) -> Response:
-            fields = query.Fields({**request.query_params, "symbol": symbol})
+            fields = query.Fields({**request.query_params, **({"symbol": symbol} if symbol else {})})
             key, instrument = await self._series(fields, fields.needed("symbol"))
             start_ns, end_ns = fields.range_ns()
             limit = fields.limit(GAPS_MAX, GAPS_MAX)
@@ -224,7 +227,8 @@ class Hyperoru:
             summary="How far a backfill task is",
             responses=swagger.answers(swagger.schema("BackfillTask"), swagger.TASK_EXAMPLE, 404),
         )
-        async def status(task_id: TaskId) -> Response:
+        async def status(request: Request, task_id: TaskId) -> Response:
+            task_id = task_id or request.query_params.get("task_id", "")
             try:
                 told = await self._tasks.get(_number(wire.TASK, task_id))
             except Unknown as e:
@@ -236,7 +240,8 @@ class Hyperoru:
             summary="End a backfill task, if it runs, and forget it; the candles stay",
             responses=swagger.answers(swagger.schema("KlineDone"), {"status": "ok"}, 404),
         )
-        async def delete(task_id: TaskId) -> Response:
+        async def delete(request: Request, task_id: TaskId) -> Response:
+            task_id = task_id or request.query_params.get("task_id", "")
             try:
                 await self._tasks.delete(_number(wire.TASK, task_id))
             except Unknown as e:
@@ -294,6 +299,7 @@ class Hyperoru:
             },
         )
         async def detail(request: Request, analysis_id: AnalysisId) -> Response:
+            analysis_id = analysis_id or request.query_params.get("analysis_id", "")
             included = query.Fields(request.query_params).chosen("include", ("prompt",))
             try:
                 told = await self._analyst.get(_number(wire.ANALYSIS, analysis_id))
