@@ -332,8 +332,16 @@ async def test_data_is_asked_for_in_the_words_of_each_source(world: World, calle
 async def test_gaps_and_analyses_take_period_too(world: World, caller: Caller) -> None:
     await keep(world, hours(3, 1))
     assert len((await caller.get("/gaps/BTC", period="1h"))["gaps"]) == 1
-    body = {"symbol": "BTC", "period": "1h", "prompt": None}
-    assert (await caller.ask("POST", "/ai-analysis", 202, json=body)).json()["interval"] == "1h"
+    # What others bring along is gathered here: theirs is not looked at.
+    body = {
+        "symbol": "BTC",
+        "period": "1d",
+        "prompt": None,
+        "account_id": 1,
+        "klines": [{"close": 1}],
+        "indicators": [],
+    }
+    assert (await caller.ask("POST", "/ai-analysis", 202, json=body)).json()["interval"] == "1d"
 
 
 # Data
@@ -1104,6 +1112,12 @@ async def test_with_a_lock_every_route_wants_a_key(world: World) -> None:
         _, text_ = await world.keys.create("chat", frozenset({AI}))
         said = await other.refused(403, "FORBIDDEN", "GET", "/coverage", headers={"X-API-Key": text_})
         assert said == f"the key lacks the scope {MARKET}"
+        # And its description says so.
+        described = (
+            await other.http.get(f"{str(other.http.base_url).removesuffix('/api/klines/')}/openapi.json")
+        ).json()
+        assert set(described["components"]["securitySchemes"]) == {"bearer", "klines_key", "session_token"}
+        assert len(described["paths"]["/api/klines/data"]["get"]["security"]) == 3
 
 
 async def test_an_analysis_knows_whose_key_asked_for_it(world: World, caller: Caller) -> None:
@@ -1166,6 +1180,7 @@ async def test_every_route_is_described_with_its_parameters_answers_and_refusals
     assert {each["name"] for each in routes["/data", "get"]["parameters"]} == {
         *("symbol", "interval", "start", "end", "limit", "exchange"),
     }
+    assert not any("security" in route for route in routes.values())
     schemas = said["components"]["schemas"]
     named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(said["paths"])))
     assert named <= set(schemas)
