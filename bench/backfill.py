@@ -91,7 +91,7 @@ async def _year(folder: Path) -> list[Row]:
     for road, a_page in (("rest", FUTURES_CANDLES_MAX), ("files", ROWS_PER_PAGE)):
         async with child("venue") as venue:
             tell(f"{road}: the venue makes its candles")
-            made, made_s = await _spent(venue, _backfill(venue, road, _new(folder)))
+            _, made_s = await _spent(venue, _backfill(venue, road, _new(folder)))
             tell(f"{road}: fetched and stored")
             home = _new(folder)
             ours, told_s = await _spent(venue, _backfill(venue, road, home))
@@ -108,17 +108,17 @@ async def _year(folder: Path) -> list[Row]:
                 Row(f"{road}: memory at its peak; floor: before", ours["peak"] / MB, ours["before"] / MB, "MB"),
                 Row(f"{road}: memory after; floor: before", ours["after"] / MB, ours["before"] / MB, "MB"),
             ]
-            assert made["candles"] == MINUTES
             rows += await (_beside_files(venue, folder) if road == "files" else _polite(venue, folder))
     return rows
 
 
 def _rates(road: str, ours: dict[str, Any], fetched: dict[str, Any], written: dict[str, Any]) -> Iterable[Row]:
-    for key, unit in (("cpu_s", "candles per CPU second"), ("wall_s", "candles per second")):
-        rate = MINUTES / ours[key]
-        yield Row(f"{road}: fetched and stored", rate, MINUTES / (fetched[key] + written[key]), unit)
-        yield Row(f"{road}: the same, floor only fetches", rate, MINUTES / fetched[key], unit)
-        yield Row(f"{road}: the same, floor only writes", rate, MINUTES / written[key], unit)
+    both = {key: fetched[key] + written[key] for key in ("cpu_s", "wall_s")}
+    rate, a_cpu_s = MINUTES / ours["cpu_s"], "candles per CPU second"
+    yield Row(f"{road}: fetched and stored", rate, MINUTES / both["cpu_s"], a_cpu_s)
+    yield Row(f"{road}: the same; floor: only fetched", rate, MINUTES / fetched["cpu_s"], a_cpu_s)
+    yield Row(f"{road}: the same; floor: only written", rate, MINUTES / written["cpu_s"], a_cpu_s)
+    yield Row(f"{road}: fetched and stored", MINUTES / ours["wall_s"], MINUTES / both["wall_s"], "candles per second")
 
 
 async def _beside_files(venue: pair.Child, folder: Path) -> list[Row]:
@@ -144,9 +144,6 @@ async def _polite(venue: pair.Child, folder: Path) -> list[Row]:
     live = len(told["live_s"])
     return [
         Row("polite: weight of the busiest minute; floor: the limit", _busiest(counted["weighed"]), limit, "weight"),
-        Row(
-            "polite: of that limit left to all others, at least", limit - _busiest(counted["weighed"]), limit, "weight"
-        ),
         Row(f"polite: weight of live questions in {POLITE_S} s; floor: of all", live, weight, "weight"),
         Row("polite: times the venue said 429", counted["refused"], None, "answers"),
         Row(f"polite: stored in {POLITE_S} s", told["candles"], None, "candles"),
@@ -199,10 +196,10 @@ async def _stored(folder: Path) -> list[Row]:
         market = _market(file)
         with closing(sqlite3.connect(file)) as plain:
             name = f"coverage of {SERIES * a_series:,} candles"
-            rows += await _asked(name, "answers", _summaries(market.stored, a_series), _plain(plain, SUMMARIES, SERIES))
+            rows += await _asked(name, _summaries(market.stored, a_series), _plain(plain, SUMMARIES, SERIES))
             if candles > FEW:
                 rows += await _found(market.stored, plain, a_series)
-                rows += await _served(file, plain)
+                rows += await _served(file, plain, a_series)
         await market.close()
     return rows
 
@@ -211,30 +208,27 @@ async def _found(stored: Stored, plain: sqlite3.Connection, a_series: int) -> li
     async def gaps() -> None:
         assert len(await stored.gaps(KEY)) == HOLES
 
-    async def texts() -> None:
-        assert len(await stored.texts(KEY, limit=ROWS, start_ns=BEGINNING_NS)) == min(ROWS, a_series)
+    rows = min(ROWS, a_series)
 
-    floor = _plain(plain, GAPS, HOLES, STEP_NS)
+    async def texts() -> None:
+        assert len(await stored.texts(KEY, limit=rows, start_ns=BEGINNING_NS)) == rows
+
     return [
-        *await _asked(f"{HOLES} gaps of {a_series:,} candles", "answers", gaps, floor),
-        *await _asked(
-            f"{ROWS:,} candles as texts",
-            "answers",
-            texts,
-            _plain(plain, TEXTS, min(ROWS, a_series), BEGINNING_NS, ROWS),
-        ),
+        *await _asked(f"{HOLES} gaps of {a_series:,} candles", gaps, _plain(plain, GAPS, HOLES, STEP_NS)),
+        *await _asked(f"{rows:,} candles as texts", texts, _plain(plain, TEXTS, rows, BEGINNING_NS, rows)),
     ]
 
 
-async def _served(file: Path, plain: sqlite3.Connection) -> list[Row]:
+async def _served(file: Path, plain: sqlite3.Connection, a_series: int) -> list[Row]:
     """The server's CPU seconds of whole answers, beside the same rows from SQL, and the same bytes on the same server."""
-    target = f"/api/klines/data?symbol=BTC&interval=1m&exchange=binance&limit={ROWS}&start=2020-01-01"
+    rows = min(ROWS, a_series)
+    target = f"/api/klines/data?symbol=BTC&interval=1m&exchange=binance&limit={rows}&start=2020-01-01"
     async with child("klines", str(file)) as server:
         ours, ours_wall, body = await _whole(server, target)
     async with pair.child("http", f"bare:{len(body)}") as server:
         bare, bare_wall, _ = await _whole(server, target)
-    floor = await _rate(_plain(plain, TEXTS, None, BEGINNING_NS, ROWS))
-    name = f"GET /api/klines/data of {ROWS:,}"
+    floor = await _rate(_plain(plain, TEXTS, rows, BEGINNING_NS, rows))
+    name = f"GET /api/klines/data of {rows:,}"
     return [
         Row(f"{name}; floor: plain SQL", ours * MINUTE_S, floor[0] * MINUTE_S, "answers per CPU minute"),
         Row(f"{name}; floor: plain SQL", ours_wall * MINUTE_S, floor[1] * MINUTE_S, "answers per minute"),
@@ -291,21 +285,17 @@ def _summaries(stored: Stored, a_series: int) -> Callable[[], Awaitable[None]]:
     return ask
 
 
-def _plain(
-    connection: sqlite3.Connection, statement: str, rows: int | None, *values: int
-) -> Callable[[], Awaitable[None]]:
+def _plain(connection: sqlite3.Connection, statement: str, rows: int, *values: int) -> Callable[[], Awaitable[None]]:
     async def ask() -> None:
         found = connection.execute(statement, values).fetchall()
-        assert rows is None or len(found) == rows
+        assert len(found) == rows
 
     return ask
 
 
-async def _asked(
-    name: str, what: str, ours: Callable[[], Awaitable[None]], floor: Callable[[], Awaitable[None]]
-) -> list[Row]:
+async def _asked(name: str, ours: Callable[[], Awaitable[None]], floor: Callable[[], Awaitable[None]]) -> list[Row]:
     mine, theirs = await _rate(ours), await _rate(floor)
-    units = (f"{what} per CPU minute", f"{what} per minute")
+    units = ("answers per CPU minute", "answers per minute")
     return [Row(name, mine[at] * MINUTE_S, theirs[at] * MINUTE_S, unit) for at, unit in enumerate(units)]
 
 
