@@ -888,8 +888,7 @@ BODIES: Sequence[tuple[bytes, str, int, str | None]] = [
     (b'{"symbol":"BTC","interval":"1h","start_date":' + b"9" * 5_000 + b"}", "application/json", 400, None),
     (b'{"symbol":"\xff","interval":"1h"}', "application/json", 400, "INVALID_JSON"),
     (b'{"symbol":"\\ud800","interval":"1h"}', "application/json", 400, "INVALID_JSON"),
-    (b'{"symbol":"BTC","interval":"1h"}', "text/plain", 415, "UNSUPPORTED_MEDIA_TYPE"),
-    (b"symbol=BTC&interval=1h", "application/x-www-form-urlencoded", 415, "UNSUPPORTED_MEDIA_TYPE"),
+    (b"symbol=BTC&interval=1h", "application/x-www-form-urlencoded", 400, "INVALID_JSON"),
     (b"x" * 1_048_577, "application/json", 413, "PAYLOAD_TOO_LARGE"),
 ]
 
@@ -912,7 +911,20 @@ async def test_a_body_that_grows_too_large_is_413(caller: Caller) -> None:
     await caller.refused(413, "PAYLOAD_TOO_LARGE", "POST", "/backfill", content=parts())
 
 
-@pytest.mark.parametrize("kind", [None, "application/json; charset=utf-8", "application/vnd.api+json"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_a_page_in_a_browser_must_say_that_it_sends_json(caller: Caller, kind: str) -> None:
+    # Such a body any page may send without the browser asking us first whether it may.
+    headers = {"content-type": kind, "origin": "https://elsewhere.example"}
+    content = json.dumps(BOTH).encode()
+    for path in ("/backfill", "/ai-analysis"):
+        await caller.refused(415, "UNSUPPORTED_MEDIA_TYPE", "POST", path, content=content, headers=headers)
+    assert await caller.get("/backfill-tasks") == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "application/json; charset=utf-8", "application/vnd.api+json", "application/x-www-form-urlencoded"],
+)
 async def test_a_body_of_json_need_not_say_so(caller: Caller, kind: str | None) -> None:
     headers = {} if kind is None else {"content-type": kind}
     answer = await caller.http.post("/backfill", content=json.dumps(BOTH).encode(), headers=headers)

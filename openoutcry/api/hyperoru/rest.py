@@ -471,7 +471,9 @@ class Hyperoru:
 
 async def _fields(request: Request) -> query.Fields:
     """The members of the body, and beside them what may also stand in the query. Raises No."""
-    members = query.members(request.headers.get("content-type"), await request.body())
+    # What curl calls its -d is no form, and is read; a page of somebody else in a browser may send such without being asked.
+    kind = request.headers.get("content-type") if "origin" in request.headers else None
+    members = query.members(kind, await request.body())
     beside = {name: text for name, text in request.query_params.items() if name in ("exchange", "force")}
     return query.Fields({**beside, **members})
 
