@@ -13,8 +13,12 @@ from openoutcry.venues.venue import Rate
 SLICES = 60
 # Questions that may wait in one pool.
 WAITING_MAX = 512
-# Backfill and polls may fill a pool only so far, so that a live question always finds room.
-PATIENT_SHARE = 0.6
+# Backfill and polls may fill a pool only so far, so that a live question always finds room: the more of them were asked
+# lately, the less is left to the patient. The most, and the least, of a pool that these may have filled.
+PATIENT_SHARE_MAX = 0.85
+PATIENT_SHARE_MIN = 0.6
+# So many times what live questions used within the window is kept free for the next ones.
+LIVE_ROOM = 2.0
 
 
 class Window:
@@ -71,6 +75,7 @@ class Pool:
     def __init__(self, name: str, rate: Rate, clock: Clock) -> None:
         self.name = name
         self.window = Window(rate)
+        self._live = Window(rate)
         self._clock = clock
         self._order = itertools.count()
         self._queue: list[tuple[bool, int]] = []
@@ -89,9 +94,11 @@ class Pool:
                     await moved.wait()
                     continue
                 now_ns = self._clock.now_ns()
-                wait_s = self.window.wait_s(weight, now_ns, PATIENT_SHARE if patient else 1.0)
+                wait_s = self.window.wait_s(weight, now_ns, self._patient_share(now_ns) if patient else 1.0)
                 if wait_s <= 0:
                     self.window.spend(weight, now_ns)
+                    if not patient:
+                        self._live.spend(weight, now_ns)
                     return
                 if now_ns + wait_s * NS > until_ns:
                     raise Crowded(who, f"the request budget of {who} is used up", wait_s)
@@ -101,6 +108,10 @@ class Pool:
             heapq.heapify(self._queue)
             self._moved.set()
             self._moved = asyncio.Event()
+
+    def _patient_share(self, now_ns: int) -> float:
+        lively = self._live.used(now_ns) / self._live.count
+        return max(PATIENT_SHARE_MIN, round(PATIENT_SHARE_MAX - LIVE_ROOM * lively, 3))
 
 
 class Pace:

@@ -59,6 +59,23 @@ async def test_a_live_question_overtakes_those_that_can_wait() -> None:
     await asyncio.gather(*tasks)
 
 
+@pytest.mark.parametrize(("live", "filled"), [(0, 85), (5, 75), (10, 65), (20, 60), (50, 60)])
+async def test_the_patient_leave_room_by_how_many_live_questions_there_were(live: int, filled: int) -> None:
+    clock = ManualClock()
+    pool = Pool("weight", Rate(100, 60.0), clock)
+    for _ in range(live):
+        await pool.take("toy", 1, patient=False, until_ns=0)
+    patient = [asyncio.create_task(pool.take("toy", 1, patient=True, until_ns=10**6 * NS)) for _ in range(100)]
+    await clock.advance(0)
+    assert pool.window.used(clock.now_ns()) == filled
+    # What was left free is there at once.
+    for _ in range(100 - filled):
+        await pool.take("toy", 1, patient=False, until_ns=0)
+    for task in patient:
+        task.cancel()
+    await asyncio.gather(*patient, return_exceptions=True)
+
+
 async def test_a_question_that_would_wait_too_long_is_told_so() -> None:
     clock = ManualClock()
     pool = Pool("weight", Rate(10, 60.0), clock)
