@@ -195,22 +195,28 @@ class SqlSeries:
         """The stretches of [start_ns, end_ns) without a candle: the first `limit`, or the last. Raises Unavailable."""
         if start_ns >= end_ns or limit <= 0:
             return []
-        id_, step_ns = self._ids.get(key, -1), key.interval_s * NS
-        bounds = (id_, start_ns, end_ns)
+        step_ns, stored = key.interval_s * NS, self.summary(key)
+        if stored is None:
+            return [(start_ns, end_ns)]
+        if (stored.last_ns - stored.first_ns) // step_ns + 1 == stored.rows:
+            # Whole from its first to its last row, as most are: no row has to be looked at.
+            edges = ((start_ns, min(stored.first_ns, end_ns)), (max(stored.last_ns + step_ns, start_ns), end_ns))
+            found = [edge for edge in edges if edge[0] < edge[1]]
+        else:
+            found = self._walked(key, start_ns, end_ns, limit, newest=newest)
+        return found[max(len(found) - limit, 0) :] if newest else found[:limit]
+
+    def _walked(self, key: SeriesKey, start_ns: int, end_ns: int, limit: int, *, newest: bool) -> list[tuple[int, int]]:
+        step_ns, bounds = key.interval_s * NS, (self._ids[key], start_ns, end_ns)
         with self._cursor() as cursor:
-            cursor.execute(self._walk.count, bounds)
-            rows, last_ns = cursor.fetchone()
-            if rows == (end_ns - start_ns) // step_ns:
-                return []
-            found: list[tuple[int, int]] = []
-            if rows:
-                cursor.execute(self._walk.holes[newest], (step_ns, start_ns - step_ns, *bounds, step_ns, limit))
-                found = [tuple(row) for row in cursor.fetchall()]
-        after_ns = start_ns if last_ns is None else last_ns + step_ns
-        tail = [(after_ns, end_ns)] if after_ns < end_ns else []
+            cursor.execute(self._walk.holes[newest], (step_ns, start_ns - step_ns, *bounds, step_ns, limit))
+            found: list[tuple[int, int]] = [tuple(row) for row in cursor.fetchall()]
+            cursor.execute(self._walk.last, bounds)
+            last_ns = cursor.fetchone()[0]
         if newest:
-            return [*reversed([*tail, *found][:limit])]
-        return [*found, *tail][:limit]
+            found.reverse()
+        after_ns = start_ns if last_ns is None else last_ns + step_ns
+        return [*found, (after_ns, end_ns)] if after_ns < end_ns else found
 
     def checks(self, key: SeriesKey, start_ns: int, end_ns: int) -> Sequence[Check]:
         """What touches [start_ns, end_ns), in order of time. Raises Unavailable."""
@@ -355,7 +361,7 @@ class _Walk:
             f"LAG(open_ns, 1, CAST({mark} AS BIGINT)) OVER (ORDER BY open_ns) AS before_ns FROM candles {inside}) AS walked "
             f"WHERE open_ns - before_ns > {mark} ORDER BY open_ns"
         )
-        self.count = f"SELECT count(*), max(open_ns) FROM candles {inside}"  # noqa: S608
+        self.last = f"SELECT max(open_ns) FROM candles {inside}"  # noqa: S608
         self.holes = {False: f"{walked} LIMIT {mark}", True: f"{walked} DESC LIMIT {mark}"}
         among = f"IN (SELECT value FROM json_each({mark}))" if sqlite else f"= ANY({mark})"  # noqa: S608
         self.there = f"SELECT count(*) FROM candles WHERE series = {mark} AND open_ns {among}"  # noqa: S608
