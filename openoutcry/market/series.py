@@ -71,11 +71,16 @@ class Span(msgspec.Struct, frozen=True, gc=False):
 Row = Candle | OpenInterest | InterestBar | FundingRate | FundingBar | LiquidationBar | LevelsBar | Trade | Liquidation
 
 
+_SAMPLES = (OpenInterest, Trade, Liquidation)
+
+
 def time_of(row: Row) -> int:
     """Where a row stands in its series: open time of bars, settlement of funding rates, else the venue's time (ns)."""
+    if isinstance(row, Candle):  # most are
+        return row.open_ns
     if isinstance(row, FundingRate):
         return row.funding_ns
-    if isinstance(row, OpenInterest | Trade | Liquidation):
+    if isinstance(row, _SAMPLES):
         return row.event_ns
     return row.open_ns
 

@@ -353,6 +353,8 @@ class Writer:
 
 def _place(row: Row) -> Place:
     """What two rows of one series share when they are the same row."""
+    if isinstance(row, Candle):  # most are
+        return (row.open_ns, 0, 0)
     if isinstance(row, Trade):
         return (row.event_ns, row.seq, str(row.id))
     if isinstance(row, Liquidation):
