@@ -267,7 +267,9 @@ def backfill(
     if as_json:
         print(json.dumps(_task_fields(task)))
     elif task.state is TaskState.COMPLETED:
-        print(f"{task.candles:,} candles stored; a server's /api/klines/gaps/{symbol}?interval={interval} says what is missing")
+        print(
+            f"{task.candles:,} candles stored; a server's /api/klines/gaps/{symbol}?interval={interval} says what is missing"
+        )
     if task.state is TaskState.FAILED:
         raise Refusal(f"task {task.id} failed: {task.error}; the same command goes on where it stopped")
 
