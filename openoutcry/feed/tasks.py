@@ -97,6 +97,10 @@ class _Failed(Exception):
     """The task cannot go on; the text is its error."""
 
 
+class _Down(_Failed):
+    """Nor would another one that asks the same venue, or needs the same store."""
+
+
 class _Gone(Exception):
     """The task was deleted, or is over already."""
 
@@ -289,6 +293,8 @@ class Tasks:
                 await self.repair()
             except Unavailable as e:
                 log.warning("gaps cannot be looked up", error=e.text)
+            except Exception:  # our own fault: the next round tries again, and tasks go on meanwhile
+                log.exception("repair failed")
 
     async def repair(self) -> int:
         """Ask once for what is missing between stored candles, the newest first. Returns how many stretches were asked for.
@@ -303,17 +309,20 @@ class Tasks:
             lacking = await self._market.stored.lacking(key, summary.first_ns, end_ns, limit=STRETCHES_MAX, newest=True)
             wanted += [(stretch_ns, stretch_end_ns, key, instrument) for stretch_ns, stretch_end_ns in lacking]
         wanted.sort(key=lambda each: each[1], reverse=True)
+        asked, down = 0, set[str]()
         for start_ns, end_ns, key, instrument in wanted[:STRETCHES_MAX]:
-            if any(
-                (task.instrument, task.interval_s) == (key.instrument, key.interval_s)
-                for task, _ in self._running.values()
-            ):
-                continue  # a task walks that series: what it leaves is looked at next time
+            walked = {(task.instrument, task.interval_s) for task, _ in self._running.values()}
+            # What a task leaves of its series is looked at next time.
+            if instrument.venue in down or (key.instrument, key.interval_s) in walked:
+                continue
+            asked += 1
             try:
                 await _Walk(self._means, key, instrument).stretch(start_ns, end_ns)
             except _Failed as e:
                 log.info("gap not repaired", instrument=key.instrument, interval_s=key.interval_s, reason=str(e))
-        return len(wanted[:STRETCHES_MAX])
+                if isinstance(e, _Down):
+                    down.add(instrument.venue)
+        return asked
 
     async def _repairable(self) -> Sequence[tuple[SeriesKey, Instrument]]:
         """Series with fewer rows than buckets between the first and the last, on venues that can be asked."""
@@ -531,7 +540,7 @@ class _Walk:
         self._tries += 1
         waited_s = (self._clock.now_ns() - self._moved_ns) / NS
         if self._tries >= numbers.tries_max or waited_s > numbers.stale_s or (why.retry_s or 0.0) > PAUSE_S_MAX:
-            raise _Failed(f"{why.text} after {self._tries} tries") from why
+            raise _Down(f"{why.text} after {self._tries} tries") from why
         pause_s = min(RETRY_S_MAX, RETRY_S_MIN * 2.0**self._tries) * self._means.chance.uniform(0.5, 1.0)
         asked_s = why.retry_s or 0.0
         await self._clock.sleep(max(pause_s, asked_s))

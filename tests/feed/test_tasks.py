@@ -591,6 +591,39 @@ async def test_a_repair_that_fails_leaves_the_others_their_turn(box: Box, shops:
     assert await shop.tasks.repair() == 0
 
 
+async def test_a_venue_that_is_down_is_not_tried_for_every_gap(box: Box, shops: Shops) -> None:
+    shop = shops()
+    for start, end in ((0, 10), (15, 20), (40, 50)):
+        await shop.ended(await shop.create(start, end))
+    box.outside.asks.clear()
+    box.outside.failure = Unavailable("fake", "fake does not answer")
+    repair = asyncio.create_task(shop.tasks.repair())
+    while not repair.done():
+        await shop.turn(10.0)
+    assert repair.result() == 1
+    assert asked(box) == [(20, 40)] * 6
+
+
+async def test_a_fault_in_a_round_of_repairs_ends_neither_the_next_nor_the_tasks(box: Box, shops: Shops) -> None:
+    shop = shops(repair_s=300.0)
+    for start, end in ((0, 10), (15, 20)):
+        await shop.ended(await shop.create(start, end))
+    plain = box.outside._pages
+
+    def broken(ask: Ask) -> list[Page]:
+        raise ZeroDivisionError
+
+    box.outside._pages = broken  # type: ignore[method-assign]
+    await shop.turn(301.0)
+    box.outside._pages = plain  # type: ignore[method-assign]
+    assert not shop.work.done()
+    assert (await shop.ended(await shop.create(20, 30))).state is TaskState.COMPLETED
+    await shop.turn(301.0)
+    for _ in range(30):
+        await shop.turn()
+    assert shop.series.summary(KEY) == Summary(T0, T0 + 29 * MINUTE_NS, 30)
+
+
 async def test_nothing_is_repaired_of_what_cannot_be_asked(box: Box, shops: Shops) -> None:
     shop = shops()
     for start, end in ((0, 10), (15, 20)):
