@@ -614,7 +614,11 @@ async def test_a_fault_in_a_round_of_repairs_ends_neither_the_next_nor_the_tasks
         raise ZeroDivisionError
 
     box.outside._pages = broken  # type: ignore[method-assign]
+    box.outside.asks.clear()
     await shop.turn(301.0)
+    for _ in range(30):
+        await shop.turn()
+    assert asked(box) == [(10, 15)]
     box.outside._pages = plain  # type: ignore[method-assign]
     assert not shop.work.done()
     assert (await shop.ended(await shop.create(20, 30))).state is TaskState.COMPLETED
