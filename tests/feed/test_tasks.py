@@ -113,11 +113,18 @@ class Shop:
 
     async def idle(self) -> None:
         """Until no task is at work."""
-        for _ in range(300):
-            if not self.box.telemetry.registry.get_sample_value("openoutcry_backfill_running"):
-                return
-            await self.turn(1.0)
-        raise AssertionError("still at work")
+        await self.until(lambda: not self.box.telemetry.registry.get_sample_value("openoutcry_backfill_running"), 1.0)
+
+    async def until(self, there: Callable[[], bool], seconds: float = 0.0) -> None:
+        """Until it is so, however long threads take, and a few turns more: what should not follow would show."""
+        for _ in range(1_000):
+            if there():
+                break
+            await self.turn(seconds)
+        else:
+            raise AssertionError("it never came")
+        for _ in range(5):
+            await self.turn()
 
     async def stop(self) -> None:
         self.work.cancel()
@@ -374,9 +381,7 @@ async def test_to_wait_for_its_turn_is_no_failure(box: Box, shops: Shops) -> Non
     box.outside.failure = Crowded("fake", "the request budget of fake is used up", 60.0)
     shop = shops()
     task = await shop.create(0, 20)
-    for _ in range(12):
-        await shop.turn(61.0)
-    assert len(box.outside.asks) > 6
+    await shop.until(lambda: len(box.outside.asks) > 6, 61.0)
     box.outside.failure = None
     assert (await shop.ended(task)).state is TaskState.COMPLETED
 
@@ -471,8 +476,7 @@ async def test_one_venue_has_so_many_at_work_and_one_series_one(box: Box, shops:
     second = await shop.create(20, 30)  # the same series: after the first
     other = await shop.create(0, 10, interval_s=300)
     third = await shop.create(0, 10, interval_s=3_600)
-    for _ in range(3):
-        await shop.turn(1.0)
+    await shop.until(lambda: len(shop.series.tasks.tasks([TaskState.RUNNING])) == 2, 1.0)
     states = {task.id: task.state for task in await shop.tasks.list()}
     assert states == {
         first.id: TaskState.RUNNING,
@@ -550,8 +554,7 @@ async def test_records_of_ended_tasks_are_kept_for_their_time(box: Box, shops: S
     await shop.turn(1.0)
     assert len(await shop.tasks.list()) == 1
     await shop.turn(3_700.0)
-    await shop.turn(1.0)
-    assert list(await shop.tasks.list()) == []
+    await shop.until(lambda: not shop.series.tasks.tasks(), 1.0)
     assert shop.series.summary(KEY) is not None
 
 
@@ -565,11 +568,9 @@ async def test_repair_fills_the_newest_holes_first_and_asks_once_for_what_is_not
     box.outside.traded = lambda at_ns: not T0 + 50 * MINUTE_NS <= at_ns < T0 + 53 * MINUTE_NS
     box.outside.asks.clear()
     await shop.turn(301.0)
-    for _ in range(30):
-        await shop.turn()
+    whole = Summary(T0, T0 + 69 * MINUTE_NS, 67)
+    await shop.until(lambda: shop.series.summary(KEY) == whole)
     assert asked(box) == [(50, 60), (20, 40), (10, 15)]
-    summary = shop.series.summary(KEY)
-    assert summary == Summary(T0, T0 + 69 * MINUTE_NS, 67)
     await shop.turn(301.0)
     for _ in range(30):
         await shop.turn()
@@ -616,16 +617,12 @@ async def test_a_fault_in_a_round_of_repairs_ends_neither_the_next_nor_the_tasks
     box.outside._pages = broken  # type: ignore[method-assign]
     box.outside.asks.clear()
     await shop.turn(301.0)
-    for _ in range(30):
-        await shop.turn()
-    assert asked(box) == [(10, 15)]
+    await shop.until(lambda: asked(box) == [(10, 15)])
     box.outside._pages = plain  # type: ignore[method-assign]
     assert not shop.work.done()
     assert (await shop.ended(await shop.create(20, 30))).state is TaskState.COMPLETED
     await shop.turn(301.0)
-    for _ in range(30):
-        await shop.turn()
-    assert shop.series.summary(KEY) == Summary(T0, T0 + 29 * MINUTE_NS, 30)
+    await shop.until(lambda: shop.series.summary(KEY) == Summary(T0, T0 + 29 * MINUTE_NS, 30))
 
 
 async def test_nothing_is_repaired_of_what_cannot_be_asked(box: Box, shops: Shops) -> None:
