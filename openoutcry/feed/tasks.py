@@ -149,6 +149,8 @@ class Tasks:
         )
         self._running: dict[int, tuple[Task, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
+        self._at_work = False
+        self._making = asyncio.Lock()
         telemetry.gauge("backfill_running", "Backfill tasks at work.").set_function(lambda: len(self._running))
 
     # -- what callers ask
@@ -164,10 +166,15 @@ class Tasks:
         active = await asyncio.to_thread(self._store.tasks, ACTIVE)
         if len(active) >= self._numbers.active_max:
             raise LimitExceeded(f"{len(active)} backfill tasks wait or run: delete some, or come back later", 60.0)
-        task, new = await asyncio.to_thread(self._store.open_task, wanted)
-        if new:
-            log.info("backfill begins", task=task.id, instrument=task.instrument, interval_s=interval_s)
-            self._wake.set()
+        async with self._making:
+            # Who looks at it right after finds it running, and not waiting for us to look.
+            if self._at_work and self._free(wanted):
+                wanted = replace(wanted, state=TaskState.RUNNING)
+            task, new = await asyncio.to_thread(self._store.open_task, wanted)
+            if new:
+                log.info("backfill begins", task=task.id, instrument=task.instrument, interval_s=interval_s)
+                if self._at_work:
+                    self._start(task)
         return task
 
     def wanted(
@@ -202,11 +209,13 @@ class Tasks:
 
     async def run(self) -> None:
         """Work on what is in the store, and repair gaps, until cancelled."""
+        self._at_work = True
         try:
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(self._schedule())
                 loops.create_task(self._repairs())
         finally:
+            self._at_work = False
             for _, work in self._running.values():
                 work.cancel()
             await asyncio.gather(*(work for _, work in self._running.values()), return_exceptions=True)
@@ -232,15 +241,18 @@ class Tasks:
         for id_ in [id_ for id_ in self._running if id_ not in active]:
             await self._cancel(id_)
 
-    def _start(self, task: Task) -> None:
-        if task.id in self._running or len(self._running) >= self._numbers.workers:
-            return
-        venue = _venue(task)
-        others = [other for other, _ in self._running.values()]
+    def _free(self, task: Task) -> bool:
+        """Whether there is a slot for it now."""
+        venue, others = _venue(task), [other for other, _ in self._running.values()]
+        if len(others) >= self._numbers.workers:
+            return False
         if sum(_venue(other) == venue for other in others) >= self._numbers.workers_a_venue:
-            return
+            return False
         # Those of one series go one after the other: what the first brings, the second need not ask for.
-        if any((other.instrument, other.interval_s) == (task.instrument, task.interval_s) for other in others):
+        return all((other.instrument, other.interval_s) != (task.instrument, task.interval_s) for other in others)
+
+    def _start(self, task: Task) -> None:
+        if task.id in self._running or not self._free(task):
             return
         work = asyncio.create_task(self._work(task), name=f"backfill {task.id}")
         self._running[task.id] = (task, work)

@@ -177,7 +177,7 @@ async def test_a_task_stores_every_closed_candle_of_its_range_and_ends_at_a_hund
     box.outside.page_max = 100
     shop = shops()
     task = await shop.create(0, 350)
-    assert (task.state, task.share) == (TaskState.PENDING, 0.0)
+    assert (task.state, task.share) == (TaskState.RUNNING, 0.0)
     done = await shop.ended(task)
     assert (done.state, done.candles, done.share, done.error) == (TaskState.COMPLETED, 350, 1.0, "")
     assert shop.series.summary(KEY) == Summary(T0, T0 + 349 * MINUTE_NS, 350)
