@@ -92,6 +92,10 @@ class SqlSeries:
             cursor.execute("SELECT id, instrument, of, interval_s, side FROM series")
             self._ids = {SeriesKey(name, Of(of), s, Side(side)): id_ for id_, name, of, s, side in cursor.fetchall()}
         self._told: dict[SeriesKey, tuple[Span, ...]] = {}
+        # Live rows are newer than all that is there: nothing has to be looked up for them. Known only of what we wrote, and
+        # only where nobody else can have written since: one process at a time writes candles to a SQLite file.
+        self._alone = mark == "?"
+        self._newest: dict[SeriesKey, int] = {}
 
     def write(self, batch: Batch) -> None:
         """Store the batch in one transaction, all or nothing. Raises Unavailable, Unstorable."""
@@ -99,7 +103,7 @@ class SqlSeries:
         with self._writing, self._cursor(commit=True) as cursor:
             new = self._make(cursor, (*batch.rows, *told, *batch.checks))
             ids = {**self._ids, **new} if new else self._ids
-            self._summarise(cursor, ids, batch)
+            newest = self._summarise(cursor, ids, batch)
             for of, keys in groupby(sorted(batch.rows, key=_of), key=_of):
                 pack = SHAPES[of].pack
                 packed = [(ids[key], *pack(row)) for key in keys for row in batch.rows[key]]
@@ -112,6 +116,7 @@ class SqlSeries:
         # Only what was committed is remembered: a failed batch is written again from scratch.
         self._ids.update(new)
         self._told.update(told)
+        self._newest.update(newest)
 
     def read(
         self,
@@ -288,18 +293,32 @@ class SqlSeries:
             made[key] = cursor.fetchone()[0]
         return made
 
-    def _summarise(self, cursor: Any, ids: Mapping[SeriesKey, int], batch: Batch) -> None:
-        """Count what the batch adds, before it is added: rows that are there already are replaced."""
+    def _summarise(self, cursor: Any, ids: Mapping[SeriesKey, int], batch: Batch) -> dict[SeriesKey, int]:
+        """Count what the batch adds, before it is added: rows that are there already are replaced.
+
+        Returns the newest open time of each series, to be remembered once it is there.
+        """
         changed: list[tuple[int, int, int, int]] = []
+        newest: dict[SeriesKey, int] = {}
         for key, rows in batch.rows.items():
             if key.of is not Of.CANDLES or not rows:
                 continue
             times = {time_of(row) for row in rows}
-            # A time of an absurd venue may be beyond the database: the rows themselves are refused for it.
-            cursor.execute(self._walk.there, (ids[key], self._walk.listed(times)))
-            changed.append((ids[key], min(times), max(times), len(times) - cursor.fetchone()[0]))
+            first_ns, last_ns, known_ns = min(times), max(times), self._newest.get(key)
+            if known_ns is None:
+                cursor.execute(self._walk.summary, (ids[key],))
+                known_ns = (cursor.fetchone() or (0, BEGINNING_NS))[1]
+            there = 0
+            if first_ns <= known_ns:
+                # A time of an absurd venue may be beyond the database: the rows themselves are refused for it.
+                cursor.execute(self._walk.there, (ids[key], self._walk.listed(times)))
+                there = cursor.fetchone()[0]
+            changed.append((ids[key], first_ns, last_ns, len(times) - there))
+            if self._alone:
+                newest[key] = max(last_ns, known_ns)
         if changed:
             cursor.executemany(self._walk.summarise, changed)
+        return newest
 
     def _check(self, cursor: Any, ids: Mapping[SeriesKey, int], batch: Batch) -> None:
         for key, told in batch.checks.items():

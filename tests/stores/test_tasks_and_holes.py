@@ -225,3 +225,19 @@ def test_processes_that_ask_at_once_make_one_task(file: str) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
     assert {child.communicate("go\n")[0] for child in children} == {"1\n"}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_summaries_stay_right_whatever_is_written_and_whoever_opens_the_store(
+    reopen: Callable[[], SqlSeries], data: st.DataObject
+) -> None:
+    key, naive = SeriesKey(f"x:{next(_names)}", Of.CANDLES, 60), set[int]()
+    store = reopen()
+    for _ in range(data.draw(st.integers(3, 8))):
+        if data.draw(st.booleans()):
+            store = reopen()
+        minutes = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=3))
+        wrote(store, *minutes, key=key)
+        naive |= set(minutes)
+        assert store.summary(key) == Summary(min(naive) * MINUTE_NS, max(naive) * MINUTE_NS, len(naive))
