@@ -65,6 +65,18 @@ class TooLarge(Refusal):
     code = "too_large"
 
 
+class InsufficientFunds(Refusal):
+    """What is free does not cover it."""
+
+    code = "insufficient_funds"
+
+
+class Conflict(Refusal):
+    """The id was used for something else, or what was asked contradicts what was done."""
+
+    code = "conflict"
+
+
 class LimitExceeded(Refusal):
     """Too many at once or too fast; `retry_s` says when to come back."""
 

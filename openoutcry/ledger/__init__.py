@@ -1,0 +1,1 @@
+"""Who has how much: the one place where money is."""
