@@ -33,7 +33,7 @@ Open = Callable[[], SqlLedger]
 Sql = Callable[[str], None]
 
 SPENDERS = 64
-# Of each; `make bench ARGS=ledger` and `SPENDER_CALLS=10000` are for longer runs.
+# Of each, few enough for every run; SPENDER_CALLS=10000 for a long one.
 CALLS = int(os.environ.get("SPENDER_CALLS", "40"))
 KILLS = 4
 FAR_NS = 2**62
