@@ -284,13 +284,15 @@ async def test_a_statement_is_told_in_pages_newest_first(ledger: Ledger) -> None
     for n in range(1, 6):
         await ledger.transfer(f"t{n}", [Posting("a", "KAI", -n), Posting("b", "KAI", n)], f"reason {n}")
     pages, before_id = [], None
-    while page := await ledger.statement("a", "KAI", 4, before_id):
+    for _ in range(2):
+        page = await ledger.statement("a", "KAI", 4, before_id)
         pages.append([(entry.transfer, entry.amount, entry.total, entry.at_ns) for entry in page])
         before_id = page[-1].id
     assert pages == [
         [("t5", -5, 85, START_NS), ("t4", -4, 90, START_NS), ("t3", -3, 94, START_NS), ("t2", -2, 97, START_NS)],
         [("t1", -1, 99, START_NS), ("grant", 100, 100, START_NS)],
     ]
+    assert await ledger.statement("a", "KAI", 4, before_id) == []
     assert await ledger.statement("a", "USD") == []
     for limit in (0, door.STATEMENT_MAX + 1):
         with pytest.raises(BadRange):

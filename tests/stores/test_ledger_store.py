@@ -227,6 +227,24 @@ def test_the_same_ids_from_everywhere_at_once_are_done_once(open_books: Open) ->
     assert stores[0].check() == []
 
 
+def test_what_another_process_did_meanwhile_under_the_same_id_counts(postgres_url: str) -> None:
+    """It took all that was free: who waited for it is told that it is done, not that money lacks."""
+    engine = create_engine(postgres_url)
+    hold = Hold("h", "a", "KAI", 5, FAR_NS)
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    with closing(SqlLedger(postgres_url)) as store, ThreadPoolExecutor(1) as pool:
+        store.obey([grant("a", 5)], 1)
+        with engine.begin() as other, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watch:
+            other.execute(text("UPDATE balances SET held = 5 WHERE owner = 'a'"))
+            asked = pool.submit(store.obey, [hold], 2)
+            while not watch.scalar(waiting) and not asked.done():
+                pass
+            other.execute(text(f"INSERT INTO holds VALUES ('h', 'a', 'KAI', 5, {FAR_NS}, 1, 'open', 0, 0, '', NULL)"))
+        assert asked.result() == [Done(hold, repeated=True)]
+        assert store.check() == []
+    engine.dispose()
+
+
 CHILD = """
 import sys
 from openoutcry.ledger.postings import Hold, Settle
