@@ -36,6 +36,7 @@ SPENDERS = 64
 # Of each, few enough for every run; SPENDER_CALLS=10000 for a long one.
 CALLS = int(os.environ.get("SPENDER_CALLS", "40"))
 KILLS = 4
+LOOKS_MAX = 20_000
 FAR_NS = 2**62
 
 
@@ -237,8 +238,9 @@ def test_what_another_process_did_meanwhile_under_the_same_id_counts(postgres_ur
         with engine.begin() as other, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watch:
             other.execute(text("UPDATE balances SET held = 5 WHERE owner = 'a'"))
             asked = pool.submit(store.obey, [hold], 2)
-            while not watch.scalar(waiting) and not asked.done():
-                pass
+            for _ in range(LOOKS_MAX):
+                if watch.scalar(waiting) or asked.done():
+                    break
             other.execute(text(f"INSERT INTO holds VALUES ('h', 'a', 'KAI', 5, {FAR_NS}, 1, 'open', 0, 0, '', NULL)"))
         assert asked.result() == [Done(hold, repeated=True)]
         assert store.check() == []
