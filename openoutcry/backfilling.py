@@ -13,11 +13,11 @@ from openoutcry.clock import Clock
 from openoutcry.config import Config
 from openoutcry.errors import BadInterval, FolderTaken, Unavailable, UnknownVenue
 from openoutcry.feed.feed import Feed
-from openoutcry.feed.tasks import Tasks, task_of
+from openoutcry.feed.tasks import Tasks, refuse_more, task_of
 from openoutcry.instrument import Instrument
 from openoutcry.market.coins import Coins
 from openoutcry.market.market import Market
-from openoutcry.market.tasks import Task
+from openoutcry.market.tasks import ACTIVE, Task
 from openoutcry.stores.folder import DataFolder
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 from openoutcry.telemetry import Telemetry
@@ -129,6 +129,7 @@ class _Beside:
         served = VENUES[instrument.venue]().intervals_s
         if interval_s not in served:
             raise BadInterval(f"{instrument.venue} has candles of {', '.join(map(str, sorted(served)))} s")
+        refuse_more(await asyncio.to_thread(self._series.tasks.tasks, ACTIVE), self._config.backfill.active_max)
         now_ns, candles_max = self._clock.now_ns(), self._config.backfill.candles_max
         wanted = task_of(instrument, interval_s, start_ns, end_ns, now_ns, candles_max, force)
         task, _ = await asyncio.to_thread(self._series.tasks.open_task, wanted)

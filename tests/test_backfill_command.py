@@ -208,6 +208,17 @@ def test_a_venue_the_server_has_not_heard_of_is_refused(served: SqlSeries, tmp_p
     assert list(served.tasks.tasks()) == []
 
 
+def test_beside_a_server_too_there_are_only_so_many_tasks(served: SqlSeries, tmp_path: Path) -> None:
+    wanted = Task(instrument=BTC.name, interval_s=60, start_ns=0, end_ns=1, cursor_ns=0, created_ns=0, updated_ns=0)
+    served.tasks.open_task(wanted)
+    (tmp_path / "settings.toml").write_text("[backfill]\nactive_max = 1\n")
+    process = begun(tmp_path, "--config", str(tmp_path / "settings.toml"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "1 backfill tasks wait or run" in err
+    assert len(served.tasks.tasks()) == 1
+
+
 def test_tasks_are_deleted_by_either_spelling_and_only_once(served: SqlSeries, tmp_path: Path) -> None:
     for end in (1, 2):
         wanted = Task(

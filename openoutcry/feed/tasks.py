@@ -163,9 +163,7 @@ class Tasks:
         Raises BadInterval, BadRange, TooLarge, LimitExceeded, Unavailable.
         """
         wanted = self.wanted(instrument, interval_s, start_ns, end_ns, force=force)
-        active = await asyncio.to_thread(self._store.tasks, ACTIVE)
-        if len(active) >= self._numbers.active_max:
-            raise LimitExceeded(f"{len(active)} backfill tasks wait or run: delete some, or come back later", 60.0)
+        refuse_more(await asyncio.to_thread(self._store.tasks, ACTIVE), self._numbers.active_max)
         async with self._making:
             # Who looks at it right after finds it running, and not waiting for us to look.
             if self._at_work and self._free(wanted):
@@ -612,6 +610,12 @@ def task_of(
         created_ns=now_ns,
         updated_ns=now_ns,
     )
+
+
+def refuse_more(active: Sequence[Task], active_max: int) -> None:
+    """Raises LimitExceeded where as many tasks as there may be wait or run."""
+    if len(active) >= active_max:
+        raise LimitExceeded(f"{len(active)} backfill tasks wait or run: delete some, or come back later", 60.0)
 
 
 def _venue(task: Task) -> str:

@@ -134,7 +134,7 @@ class Stored:
         """Closed candles that the venue told just now, and the task they were fetched for: in one transaction.
 
         `covered` is the stretch that they are all of, `refused` one that the venue will never serve. Raises Unavailable
-        where the store does not take them; then it is as if they had not come.
+        where the store does not take them; the candles may get there later all the same, and may be handed in again.
         """
         said: list[tuple[int, int, State]] = []
         if refused is not None:

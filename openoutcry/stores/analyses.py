@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from openoutcry.llm.store import FINISHED_KEPT_MAX, Analysis, Status
-from openoutcry.stores.engine import alone, durable, refusing
+from openoutcry.stores.engine import opened, refusing
 from openoutcry.stores.migrations import Schema
 
 # The series are written in the same file many times a second, and a batch after a stall may take long.
@@ -78,15 +78,8 @@ class SqlAnalyses:
         # One of each at a time, and `close` waits for both: a thread may still be at work when the server stops. Who reads
         # does not wait for who waits to write.
         self._reading, self._writing = threading.Lock(), threading.Lock()
-        with refusing(WHAT):
-            self._engine = durable(address, busy_s)
-            self._writer = self._engine.execution_options(writing=True)
-            try:
-                with alone(address), self._writer.begin() as connection:
-                    ANALYSES.migrate(connection)
-            except BaseException:  # whatever it was goes on, but the connections must not stay open behind it
-                self._engine.dispose()
-                raise
+        self._engine = opened(address, busy_s, ANALYSES, WHAT)
+        self._writer = self._engine.execution_options(writing=True)
 
     def add(self, record: Analysis) -> Analysis:
         """Keep it, with the id that it gets; the oldest finished beyond `kept_max` go. Raises Unavailable."""

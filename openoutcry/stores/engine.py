@@ -1,4 +1,4 @@
-"""An engine for what must not be lost: keys, analyses. Series of market data have their own, which trades that for speed."""
+"""An engine for what must not be lost: keys, analyses, the ledger. Series of market data have their own, which trades that for speed."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,16 +10,29 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from openoutcry.errors import Unavailable
 from openoutcry.stores.folder import one_at_a_time
+from openoutcry.stores.migrations import Schema
 from openoutcry.stores.sql import reason_of
 
 CONNECTIONS_MAX = 2
 
 
-def durable(url: URL, busy_s: float) -> Engine:
-    """SQLite (a writer of another process or engine is waited for, `busy_s` at most) or PostgreSQL.
+def opened(url: URL, busy_s: float, schema: Schema, what: str) -> Engine:
+    """SQLite (a writer of another process or engine is waited for, `busy_s` at most) or PostgreSQL, with the tables of `schema`.
 
-    Who will write says so: `engine.execution_options(writing=True)`.
+    Who will write says so: `engine.execution_options(writing=True)`. Raises Unavailable: `what` cannot be reached.
     """
+    with refusing(what):
+        engine = _durable(url, busy_s)
+        try:
+            with _alone(url), engine.execution_options(writing=True).begin() as connection:
+                schema.migrate(connection)
+        except BaseException:  # whatever it was goes on, but the connections must not stay open behind it
+            engine.dispose()
+            raise
+    return engine
+
+
+def _durable(url: URL, busy_s: float) -> Engine:
     if url.get_backend_name() != "sqlite":
         return create_engine(url, pool_size=CONNECTIONS_MAX, pool_pre_ping=True)
     engine = create_engine(url, pool_size=CONNECTIONS_MAX, connect_args={"timeout": busy_s, "check_same_thread": False})
@@ -43,7 +56,7 @@ def durable(url: URL, busy_s: float) -> Engine:
     return engine
 
 
-def alone(url: URL) -> AbstractContextManager[None]:
+def _alone(url: URL) -> AbstractContextManager[None]:
     """Whoever is inside is alone with a database that may be new."""
     # SQLite does not wait for the other when both turn a new file into WAL: one is told "locked" at once.
     file = url.database if url.get_backend_name() == "sqlite" else None

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from openoutcry.accounts.store import REVOKED_KEPT_MAX, KeyRecord
 from openoutcry.errors import Unavailable
-from openoutcry.stores.engine import alone, durable, refusing
+from openoutcry.stores.engine import opened, refusing
 from openoutcry.stores.folder import FOLDER_MODE
 from openoutcry.stores.migrations import Schema
 
@@ -66,15 +66,8 @@ class SqlKeys:
         self._url = make_url(url)
         # One at a time, and `close` waits: a refresh may still be reading in its thread when the server stops.
         self._turn = threading.Lock()
-        with refusing(WHAT):
-            self._engine = durable(self._url, busy_s)
-            self._writer = self._engine.execution_options(writing=True)
-            try:
-                with alone(self._url), self._writer.begin() as connection:
-                    ACCOUNTS.migrate(connection)
-            except BaseException:  # whatever it was goes on, but the connections must not stay open behind it
-                self._engine.dispose()
-                raise
+        self._engine = opened(self._url, busy_s, ACCOUNTS, WHAT)
+        self._writer = self._engine.execution_options(writing=True)
 
     def add(self, digest: bytes, record: KeyRecord) -> None:
         """Keep one more, and forget the longest revoked beyond REVOKED_KEPT_MAX. Raises Unavailable."""

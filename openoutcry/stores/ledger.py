@@ -51,7 +51,7 @@ from openoutcry.ledger.postings import (
     Transfer,
 )
 from openoutcry.money import AMOUNT_MAX
-from openoutcry.stores.engine import alone, durable, refusing
+from openoutcry.stores.engine import opened, refusing
 from openoutcry.stores.migrations import Schema
 
 BUSY_S = 30.0
@@ -159,15 +159,8 @@ class SqlLedger:
         # One of each at a time, and `close` waits for both: a thread may still be at work when the server stops. Who reads
         # does not wait for who writes.
         self._reading, self._writing = threading.Lock(), threading.Lock()
-        with refusing(WHAT):
-            self._engine = durable(address, busy_s)
-            self._writer = self._engine.execution_options(writing=True)
-            try:
-                with alone(address), self._writer.begin() as connection:
-                    LEDGER.migrate(connection)
-            except BaseException:  # whatever it was goes on, but the connections must not stay open behind it
-                self._engine.dispose()
-                raise
+        self._engine = opened(address, busy_s, LEDGER, WHAT)
+        self._writer = self._engine.execution_options(writing=True)
 
     def obey(self, commands: Sequence[Command], now_ns: int) -> Sequence[Outcome]:
         """All of them in their order and in one transaction, each whole or refused. Raises Unavailable."""
