@@ -7,6 +7,7 @@ docs/settings.md is made from the descriptions below, and a test holds the two t
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
@@ -20,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticUndefined
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -231,6 +233,9 @@ class TakashiConfig(_Part):
         description="Origins whose pages may call us from a browser.",
     )
     coinmarketcap_url: str = Field("https://pro-api.coinmarketcap.com", description="Address of CoinMarketCap.")
+    locked: bool = Field(
+        default=False, description="Whether its market data wants a key; without, it is open as its contract shows it."
+    )
 
 
 class LlmConfig(_Part):
@@ -260,6 +265,218 @@ class LlmConfig(_Part):
         if self.base_url is not None and not self.model:
             raise ValueError("model is needed with base_url")
         return self
+
+
+class TierConfig(_Part):
+    """How much a key may use."""
+
+    requests_per_min: int = Field(60, ge=1, description="Requests a minute.")
+    tokens_per_min: int = Field(
+        100_000, ge=0, description="Tokens of language models a minute; 0: none, whatever the balance."
+    )
+
+
+def _tiers() -> dict[str, TierConfig]:
+    # `frozen` is what an account falls to whose payment was taken back.
+    return {"standard": TierConfig(), "frozen": TierConfig(requests_per_min=10, tokens_per_min=0)}
+
+
+class AccountsConfig(_Part):
+    """Who may have an account, and what its keys may use (docs/agentk.md)."""
+
+    sign_up: Literal["open", "invite", "off"] = Field(
+        "open",
+        description="Who may register over HTTP: everybody, whoever knows `accounts.invite_code`, nobody. The command line always may.",
+    )
+    invite_code: SecretStr | None = Field(None, min_length=8, description='What `sign_up = "invite"` asks for.')
+    tier: str = Field("standard", description="Tier of new accounts.")
+    tiers: dict[str, TierConfig] = Field(default_factory=_tiers)
+    keys_max: int = Field(5, ge=1, le=100, description="Keys of one account that may be used at once.")
+    accounts_max: int = Field(100_000, ge=1, description="Accounts; above, nobody can register.")
+    login_limits: bool = Field(
+        default=True, description="Whether tries to register and to log in are limited, by address and by account."
+    )
+    login_tries_per_min: int = Field(10, ge=1, description="Those tries a minute.")
+    token_s: float = Field(86_400.0, gt=0, le=86_400, description="How long a login's token is good.")
+    token_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="What those tokens are signed with; unset: the file `token-secret` in the data folder, made at first use.",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> "AccountsConfig":
+        if self.tier not in self.tiers:
+            raise ValueError(f"tier: there is no tier {self.tier!r}; there are {', '.join(sorted(self.tiers))}")
+        if self.sign_up == "invite" and self.invite_code is None:
+            raise ValueError('sign_up = "invite" needs invite_code')
+        return self
+
+    @field_validator("tiers")
+    @classmethod
+    def _fill(cls, named: dict[str, TierConfig]) -> dict[str, TierConfig]:
+        return {**_tiers(), **named}
+
+
+class UpstreamConfig(_Part):
+    """One provider of language models: any OpenAI-compatible address."""
+
+    base_url: str = Field(description="Its address, up to `/v1`.", pattern="^https?://")
+    api_key: SecretStr | None = Field(None, description="Its key; unset: none is sent.")
+    model: str = Field(description="The model's name there.", min_length=1)
+    provider: Literal["openai"] = Field("openai", description="Which API it speaks.")
+    reasoning: Literal[
+        "enable_thinking", "reasoning_effort", "think", "reasoning_enabled", "thinking_type", "no_think", "none"
+    ] = Field(
+        "enable_thinking",
+        description="How it is told to think or not: vLLM, SGLang, llama.cpp; OpenAI; Ollama; OpenRouter; DeepSeek, z.ai; old Qwen templates; not at all.",
+    )
+    usage_stats: bool = Field(
+        default=False, description="It counts tokens in every chunk when asked (`continuous_usage_stats` of vLLM)."
+    )
+    connect_s: float = Field(5.0, gt=0, description="Longest wait for a connection.")
+    first_byte_s: float = Field(60.0, gt=0, description="Longest wait for the first byte of an answer.")
+    idle_s: float = Field(30.0, gt=0, description="Longest wait between two chunks of a streamed answer.")
+    whole_s: float = Field(300.0, gt=0, description="Longest time of a call, all its tries together.")
+    retries: int = Field(1, ge=0, le=5, description="Further tries, before the first byte only.")
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request.")
+
+
+class AliasConfig(_Part):
+    """A name that callers use for a model."""
+
+    upstreams: tuple[str, ...] = Field(
+        (), description="Upstreams it is answered by, the next one where one fails; none: all, in their order."
+    )
+    model: str | None = Field(None, description="The model's name at its upstreams; unset: each upstream's own.")
+    thinks: bool = Field(default=False, description="Whether it thinks first where a caller does not say.")
+    about: str = Field("", description="What `/v1/models` says of it.")
+
+
+def _aliases() -> dict[str, AliasConfig]:
+    return {
+        "kai-fast": AliasConfig(thinks=False, about="Answers at once, without thinking first."),
+        "kai-smart": AliasConfig(thinks=True, about="Thinks first, then answers."),
+    }
+
+
+class ModelsConfig(_Part):
+    """Language models that callers pay for (docs/agentk.md)."""
+
+    upstreams: dict[str, UpstreamConfig] = Field(default_factory=dict)
+    aliases: dict[str, AliasConfig] = Field(default_factory=_aliases)
+    default: str = Field("kai-smart", description="The alias that is meant where none is named.")
+    usd_per_1k_in: Decimal = Field(Decimal("0.0002"), ge=0, le=1_000, description="Price of 1,000 tokens read, in USD.")
+    usd_per_1k_out: Decimal = Field(
+        Decimal("0.0006"), ge=0, le=1_000, description="Price of 1,000 tokens written, in USD."
+    )
+    fee_multiplier: Decimal = Field(Decimal("1.1"), gt=0, le=1_000, description="What the price is multiplied by.")
+    kai_usd: Decimal | None = Field(
+        Decimal("0.01"),
+        gt=0,
+        le=1_000_000,
+        description="What one KAI costs, in USD; empty: nothing is sold, calls get 503.",
+    )
+    output_tokens_default: int = Field(
+        2_048, ge=16, le=8_192, description="Most tokens of an answer where the caller does not say."
+    )
+    calls_max: int = Field(256, ge=1, description="Calls at once; more get 429.")
+    on_disconnect: Literal["cancel", "drain"] = Field(
+        "cancel",
+        description="When a caller leaves: stop the upstream, or read on (bounded), for upstreams that bill on anyway.",
+    )
+    answers_kept_s: float = Field(86_400.0, gt=0, description="Answers to an `Idempotency-Key` are kept so long.")
+    answers_max: int = Field(100_000, ge=1, description="Such answers that are kept, all accounts together.")
+    usage_kept_s: float = Field(7_776_000.0, gt=0, description="Rows of usage are kept so long, then only sums by day.")
+
+    @field_validator("kai_usd", mode="before")
+    @classmethod
+    def _unset(cls, told: Any) -> Any:
+        return None if told == "" else told  # TOML has no null
+
+    @field_validator("aliases")
+    @classmethod
+    def _fill(cls, named: dict[str, AliasConfig]) -> dict[str, AliasConfig]:
+        """An alias of ours that is only partly named keeps its ways."""
+        ours = _aliases()
+        kept = {name: ours[name].model_dump(exclude_unset=True) for name in ours}
+        filled = {
+            name: AliasConfig(**{**kept.get(name, {}), **given.model_dump(exclude_unset=True)})
+            for name, given in named.items()
+        }
+        return {**ours, **filled}
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ModelsConfig":
+        if self.default not in self.aliases:
+            raise ValueError(f"default: there is no alias {self.default!r}; there are {', '.join(self.aliases)}")
+        for name, alias in self.aliases.items():
+            strange = next((each for each in alias.upstreams if each not in self.upstreams), None)
+            if strange is not None:
+                raise ValueError(f"aliases.{name}.upstreams: there is no upstream {strange!r}")
+        return self
+
+
+class StripeConfig(_Part):
+    """Cards, by Stripe's hosted checkout; needs the extra `stripe`."""
+
+    secret_key: SecretStr | None = Field(None, description="Key of the API; unset: no checkout (503).")
+    webhook_secret: SecretStr | None = Field(None, description="Secret of the webhook; unset: no webhook (503).")
+    api_base: str = Field("https://api.stripe.com", pattern="^https?://", description="Address of Stripe's API.")
+    redirect_hosts: tuple[str, ...] = Field(
+        (), description="Hosts that `success_url` and `cancel_url` may name; none: any."
+    )
+    reconcile_s: float = Field(
+        3_600.0, gt=0, description="How often paid sessions are looked for that no webhook told of."
+    )
+
+
+class SourceConfig(_Part):
+    """One outside catalogue of tokens or news."""
+
+    on: bool = Field(
+        default=True, description="Whether it is asked; those that need a key are asked when they have it."
+    )
+    url: str | None = Field(None, pattern="^https?://", description="Its address; unset: its own.")
+    api_key: SecretStr | None = Field(None, description="Its key, where it takes one.")
+
+
+FEEDS = (
+    "https://www.coindesk.com/arc/outboundfeeds/rss/",
+    "https://cointelegraph.com/rss",
+    "https://decrypt.co/feed",
+    "https://www.theblock.co/rss.xml",
+    "https://bitcoinmagazine.com/feed",
+    "https://thedefiant.io/feed",
+    "https://cryptoslate.com/feed/",
+    "https://blockworks.co/feed",
+)
+
+
+class NewsConfig(_Part):
+    """News: feeds that are read, and what is made of them."""
+
+    on: bool = Field(default=True, description="Whether news are read.")
+    feeds: tuple[str, ...] = Field(FEEDS, description="Addresses of RSS and Atom feeds.")
+    poll_s: float = Field(300.0, gt=0, description="How often each is read.")
+    feed_bytes_max: int = Field(5_242_880, gt=0, description="Largest feed.")
+    articles_max: int = Field(20_000, ge=100, description="Articles that are kept, the newest.")
+    enrich: Literal["rules", "model"] = Field(
+        "rules", description="Who says what an article is about: rules, or the language model of `llm.base_url`."
+    )
+    tokens_a_day_max: int = Field(200_000, ge=0, description="Tokens a day that the model may use for it; then rules.")
+
+
+class AgentkConfig(_Part):
+    """The agent-k dialect."""
+
+    venue: str = Field("binance", description="The venue whose candles `/v1/market` and `/v1/ws` give.")
+    heartbeat_s: float = Field(30.0, gt=0, description="A WebSocket is pinged so often; three unanswered close it.")
+    connections_a_key_max: int = Field(10, ge=1, description="Open WebSockets of one key.")
+    channels_a_connection_max: int = Field(50, ge=1, le=1_000, description="Channels of one WebSocket.")
+    cors_origins: tuple[str, ...] = Field(
+        ("*",), description="Origins whose pages may call it from a browser; they bring a key of their own."
+    )
 
 
 class KiyotakaConfig(_Part):
@@ -347,6 +564,12 @@ class Config(BaseSettings):
     kiyotaka: KiyotakaConfig = KiyotakaConfig()
     llm: LlmConfig = LlmConfig()
     hyperoru: HyperoruConfig = HyperoruConfig()
+    agentk: AgentkConfig = AgentkConfig()
+    accounts: AccountsConfig = AccountsConfig()
+    models: ModelsConfig = ModelsConfig()
+    stripe: StripeConfig = StripeConfig()
+    sources: dict[str, SourceConfig] = Field(default_factory=dict)
+    news: NewsConfig = NewsConfig()
 
     @field_validator("http", "grpc")
     @classmethod
@@ -432,19 +655,27 @@ def _spell(kind: Any) -> str:
     options = [option for option in get_args(kind) if option is not type(None)]
     if options and get_origin(kind) not in (tuple, dict):
         return " or ".join(_spell(option) for option in options)
-    names: dict[Any, str] = {SecretStr: "secret text", str: "text", Path: "path", bool: "true or false"}
+    names: dict[Any, str] = {
+        SecretStr: "secret text",
+        str: "text",
+        Path: "path",
+        bool: "true or false",
+        Decimal: "decimal",
+    }
     if get_origin(kind) is tuple:
         return "list of text"
     if get_origin(kind) is dict:
-        return "table of text"
+        return "table of text" if get_args(kind)[1] is str else "table"
     return names.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _show(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "needed"
     if value is None:
         return "unset"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
         return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value) or "none"

@@ -29,6 +29,12 @@ class UnknownInstrument(Unknown):
     code = "unknown_instrument"
 
 
+class UnknownModel(Unknown):
+    """No language model of that name."""
+
+    code = "model_not_found"
+
+
 class Unsupported(Refusal):
     """The venue lacks the feature."""
 
@@ -77,6 +83,12 @@ class Conflict(Refusal):
     code = "conflict"
 
 
+class OtherContent(Conflict):
+    """The idempotency key was used for another question."""
+
+    code = "other_content"
+
+
 class LimitExceeded(Refusal):
     """Too many at once or too fast; `retry_s` says when to come back."""
 
@@ -102,6 +114,12 @@ class Unavailable(Refusal):
         super().__init__(text)
         self.who = who
         self.retry_s = retry_s
+
+
+class TimedOut(Unavailable):
+    """It was asked and did not answer in time."""
+
+    code = "timed_out"
 
 
 class OutOfReach(Unavailable):
