@@ -14,6 +14,9 @@ from sqlalchemy import URL, make_url
 
 from openoutcry.stores.ledger import SqlLedger
 from openoutcry.stores.sql import sqlite_url
+from tests.llm.llamacpp import llamacpp
+
+__all__ = ["llamacpp"]
 
 _numbers = itertools.count()
 
