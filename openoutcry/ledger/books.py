@@ -9,18 +9,20 @@ from openoutcry.errors import Conflict, InsufficientFunds, Invalid, Refusal, Too
 from openoutcry.ledger.postings import (
     SYSTEM,
     Balance,
-    Command,
     Done,
     Hold,
     HoldRecord,
     Posting,
     Release,
     Settle,
+    Settlement,
     State,
     Transfer,
 )
+from openoutcry.ledger.records import Beside, Row, paid
 from openoutcry.money import AMOUNT_MAX
 
+Command = Transfer | Hold | Settle | Release | Beside
 Outcome = Done | Refusal
 
 
@@ -49,7 +51,8 @@ class Books:
     """The part of the books that a batch is about: the transfers and holds it names, as far as there are any, and the balances
     of all whom it touches, also of those who have nothing yet.
 
-    Afterwards they hold what is true now, `written`, `made` and `ended` what is new: transfers, and the ids of holds.
+    Afterwards they hold what is true now, `written`, `made` and `ended` what is new: transfers, and the ids of holds; `rows` what
+    is to be written beside them.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Books:
         self.written: list[Written] = []
         self.made: list[str] = []
         self.ended: list[str] = []
+        self.rows: list[Row] = []
         self._now_ns = now_ns
 
     def obey(self, command: Command) -> Outcome:
@@ -79,6 +83,8 @@ class Books:
                     return self._settle(command)
                 case Release():
                     return self._release(command)
+                case Beside():
+                    return self._beside(command)
         except Refusal as refusal:
             return refusal
 
@@ -139,6 +145,13 @@ class Books:
         self._write([], {BalanceKey(record.hold.owner, record.hold.asset): record.hold.amount})
         self._end(record, state=State.RELEASED)
         return Done(None)
+
+    def _beside(self, asked: Beside) -> Outcome:
+        done = Done(None) if asked.command is None else self.obey(asked.command)
+        if isinstance(done, Done) and not done.repeated:
+            settlement = done.answer
+            self.rows += [paid(row, settlement) if isinstance(settlement, Settlement) else row for row in asked.rows]
+        return done
 
     def _known(self, id_: str) -> HoldRecord:
         record = self.holds.get(id_)

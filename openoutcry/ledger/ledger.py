@@ -8,12 +8,11 @@ import structlog
 
 from openoutcry.clock import Clock
 from openoutcry.errors import BadRange, Conflict, LimitExceeded, Unavailable
-from openoutcry.ledger.books import Outcome
+from openoutcry.ledger.books import Command, Outcome
 from openoutcry.ledger.postings import (
     FEES,
     Answer,
     Balance,
-    Command,
     Done,
     Entry,
     Hold,
@@ -23,6 +22,7 @@ from openoutcry.ledger.postings import (
     Settlement,
     Transfer,
 )
+from openoutcry.ledger.records import Beside, Row
 from openoutcry.ledger.store import LedgerStore
 from openoutcry.telemetry import Telemetry
 
@@ -39,7 +39,8 @@ log = structlog.get_logger()
 class Ledger:
     """Transfers and holds. Twice the same id does it once and answers the same; with other content it is a Conflict.
 
-    What was asked is done, also when whoever asked was cancelled. All methods raise Unavailable where the store does not
+    `beside` are rows that are written in the same transaction, when it is done the first time; they count for nothing in
+    what is the same. What was asked is done, also when whoever asked was cancelled. All methods raise Unavailable where the store does not
     answer: then it is not known whether it was done, and asking again with the same id is right. Those that change
     something raise LimitExceeded when too much is waiting, and Invalid for what is malformed.
     """
@@ -52,9 +53,11 @@ class Ledger:
         self._shortfalls = telemetry.counter("ledger_shortfalls", "Holds whose cost could not be paid whole")
         self._swept = telemetry.counter("ledger_holds_swept", "Holds released after their deadline")
 
-    async def transfer(self, id_: str, postings: Sequence[Posting], reason: str = "") -> Transfer:
+    async def transfer(
+        self, id_: str, postings: Sequence[Posting], reason: str = "", *, beside: Sequence[Row] = ()
+    ) -> Transfer:
         """Move it, all or nothing. Raises InsufficientFunds, Conflict."""
-        made = await self._ask(Transfer(id_, tuple(postings), reason))
+        made = await self._ask(_with(Transfer(id_, tuple(postings), reason), beside))
         assert isinstance(made, Transfer)
         return made
 
@@ -64,18 +67,22 @@ class Ledger:
         assert isinstance(made, Hold)
         return made
 
-    async def settle(self, hold: str, used: int, to: str = FEES) -> Settlement:
+    async def settle(self, hold: str, used: int, to: str = FEES, *, beside: Sequence[Row] = ()) -> Settlement:
         """Pay what was used, give the rest back. Raises Unknown, Conflict where it was released or settled otherwise.
 
         A cost above the hold takes the hold, then what else is free; what remains is a shortfall, and counted.
         """
-        settlement = await self._ask(Settle(hold, used, to))
+        settlement = await self._ask(_with(Settle(hold, used, to), beside))
         assert isinstance(settlement, Settlement)
         return settlement
 
-    async def release(self, hold: str) -> None:
+    async def release(self, hold: str, *, beside: Sequence[Row] = ()) -> None:
         """Give it back whole. Raises Unknown, Conflict where it was settled."""
-        await self._ask(Release(hold))
+        await self._ask(_with(Release(hold), beside))
+
+    async def note(self, rows: Sequence[Row]) -> None:
+        """Write these rows, unless they are there, though nothing moves."""
+        await self._ask(Beside(tuple(rows)))
 
     async def balance(self, owner: str, asset: str) -> Balance:
         """What the owner has of it: total, held, free."""
@@ -157,3 +164,7 @@ class Ledger:
         if isinstance(settlement, Settlement) and settlement.shortfall and not done.repeated:
             self._shortfalls.inc()
             log.error("a cost above its hold was not paid", hold=settlement.hold, shortfall=settlement.shortfall)
+
+
+def _with(command: Transfer | Settle | Release, rows: Sequence[Row]) -> Command:
+    return Beside(tuple(rows), command) if rows else command

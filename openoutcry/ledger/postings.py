@@ -106,9 +106,6 @@ class Release(msgspec.Struct, frozen=True):
         _named(self.hold)
 
 
-Command = Transfer | Hold | Settle | Release
-
-
 class Settlement(msgspec.Struct, frozen=True):
     """How what was used was paid: `charged` out of the hold, `excess` out of what else was free, `shortfall` by nobody."""
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from openoutcry.ledger.books import Outcome
-from openoutcry.ledger.postings import Balance, Command, Entry
+from openoutcry.ledger.books import Command, Outcome
+from openoutcry.ledger.postings import Balance, Entry
 
 
 class LedgerStore(Protocol):

@@ -14,11 +14,13 @@ import msgspec
 from sqlalchemy import (
     URL,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Connection,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Select,
     Table,
@@ -34,22 +36,24 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from openoutcry.errors import Unavailable
-from openoutcry.ledger.books import BalanceKey, Books, Outcome
+from openoutcry.ledger.books import BalanceKey, Books, Command, Outcome
 from openoutcry.ledger.postings import (
     SYSTEM,
     Balance,
-    Command,
     Entry,
     Hold,
     HoldRecord,
     Posting,
+    Release,
     Settle,
     State,
     Transfer,
 )
+from openoutcry.ledger.records import Beside, KeptAnswer, Row, UsageRow
 from openoutcry.money import AMOUNT_MAX
 from openoutcry.stores.engine import opened, refusing
 from openoutcry.stores.migrations import Schema
@@ -63,6 +67,7 @@ COMPLAINTS_MAX = 20
 WHAT = "the ledger"
 
 _Name = TypeVar("_Name")
+Moving = Transfer | Hold | Settle | Release
 
 # PostgreSQL: serialization failure, deadlock, a row that another made first.
 _MET_ANOTHER = frozenset({"40001", "40P01", "23505"})
@@ -131,6 +136,47 @@ _postings = Table(
     sqlite_autoincrement=True,  # an id only grows
 )
 
+# What is written beside commands.
+_beside = MetaData()
+usage = Table(
+    "usage",
+    _beside,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("request_id", Text, nullable=False, unique=True),
+    Column("account", Text, nullable=False),
+    Column("key", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("upstream_id", Text, nullable=False),
+    Column("tokens_in", BigInteger, nullable=False),
+    Column("tokens_out", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger),
+    Column("cost", BigInteger, nullable=False),
+    Column("shortfall", BigInteger, nullable=False),
+    Column("tariff", Text, nullable=False),
+    Column("latency_ms", BigInteger, nullable=False),
+    Column("ttft_ms", BigInteger),
+    Column("estimated", Boolean, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    CheckConstraint("cost >= 0 AND shortfall >= 0", name="usage_costs_nothing_or_something"),
+    Index("usage_of_account", "account", "id"),
+    Index("usage_by_time", "at_ns"),
+    sqlite_autoincrement=True,  # an id only grows
+)
+answers = Table(
+    "answers",
+    _beside,
+    Column("account", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Index("answers_by_time", "at_ns"),
+)
+_TABLES: Mapping[type[Row], Table] = {UsageRow: usage, KeptAnswer: answers}
+
 _BECAME = ("state", "used", "shortfall", "to", "ended_ns")
 _OPEN = _holds.c.state == literal_column("'open'")
 _CHANGE_BALANCE = (
@@ -148,7 +194,11 @@ def _1_ledger(connection: Connection) -> None:
     _metadata.create_all(connection)
 
 
-LEDGER = Schema("ledger_version", (_1_ledger,))
+def _2_rows_beside(connection: Connection) -> None:
+    _beside.create_all(connection)
+
+
+LEDGER = Schema("ledger_version", (_1_ledger, _2_rows_beside))
 
 
 class SqlLedger:
@@ -164,11 +214,12 @@ class SqlLedger:
 
     def obey(self, commands: Sequence[Command], now_ns: int) -> Sequence[Outcome]:
         """All of them in their order and in one transaction, each whole or refused. Raises Unavailable."""
+        moving = list(_moving(commands))
         with self._writing, refusing(WHAT):
             for _ in range(TRIES_MAX):
                 try:
                     with self._writer.begin() as connection:
-                        books, read = _read(connection, commands, now_ns)
+                        books, read = _read(connection, moving, now_ns)
                         outcomes = [books.obey(command) for command in commands]
                         _write(connection, books, read, now_ns)
                 except _MetAnotherError:
@@ -225,7 +276,15 @@ class _MetAnotherError(Exception):
     """A row is no longer what was read."""
 
 
-def _read(connection: Connection, commands: Sequence[Command], now_ns: int) -> tuple[Books, dict[BalanceKey, Balance]]:
+def _moving(commands: Sequence[Command]) -> Iterator[Moving]:
+    """The commands that the books are asked for."""
+    for command in commands:
+        inner = command.command if isinstance(command, Beside) else command
+        if inner is not None:
+            yield inner
+
+
+def _read(connection: Connection, commands: Sequence[Moving], now_ns: int) -> tuple[Books, dict[BalanceKey, Balance]]:
     """The part of the books that the commands are about, locked; and its balances as they were found."""
     named = sorted({c.id if isinstance(c, Hold) else c.hold for c in commands if not isinstance(c, Transfer)})
     keys = _touched(commands, _holds_of(connection, named))
@@ -245,7 +304,7 @@ def _read(connection: Connection, commands: Sequence[Command], now_ns: int) -> t
     return Books(_transfers_of(connection, moved), holds, touched, now_ns), balances
 
 
-def _touched(commands: Sequence[Command], known: Mapping[str, HoldRecord]) -> set[BalanceKey]:
+def _touched(commands: Sequence[Moving], known: Mapping[str, HoldRecord]) -> set[BalanceKey]:
     # A hold of this very batch may be settled in it, and two may ask for the same id.
     keys, assets = set[BalanceKey](), defaultdict[str, set[str]](set)
     for hold in (*(record.hold for record in known.values()), *(c for c in commands if isinstance(c, Hold))):
@@ -296,6 +355,20 @@ def _write(connection: Connection, books: Books, read: Mapping[BalanceKey, Balan
             for p, total in zip(t.postings, totals, strict=True)
         ],
     )
+    for kind, table in _TABLES.items():
+        _add_new(connection, table, [row for row in books.rows if isinstance(row, kind)])
+
+
+def _add_new(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Those that are not there: one whose key is taken must not undo what its neighbours in the batch did."""
+    if not rows:
+        return
+    made = [msgspec.structs.asdict(row) for row in rows]
+    for row in made:
+        if not row.get("id", True):
+            del row["id"]
+    kind = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(kind.insert(table).on_conflict_do_nothing(), made)
 
 
 def _add(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:

@@ -9,11 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openoutcry.errors import Refusal
-from openoutcry.ledger.books import Outcome
+from openoutcry.ledger.books import Command, Outcome
 from openoutcry.ledger.postings import (
     ISSUANCE,
     Balance,
-    Command,
     Hold,
     Posting,
     Release,
@@ -69,6 +68,7 @@ class Naive:
                 return "insufficient_funds"
             self.holds.append(command)
             return command
+        assert isinstance(command, Settle | Release)
         return self._end(command)
 
     def _end(self, command: Settle | Release) -> object:

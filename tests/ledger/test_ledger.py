@@ -19,9 +19,9 @@ from openoutcry.errors import (
     Unknown,
 )
 from openoutcry.ledger import ledger as door
-from openoutcry.ledger.books import Outcome
+from openoutcry.ledger.books import Command, Outcome
 from openoutcry.ledger.ledger import Ledger
-from openoutcry.ledger.postings import FEES, ISSUANCE, Balance, Command, Posting, Settlement
+from openoutcry.ledger.postings import FEES, ISSUANCE, Balance, Posting, Settlement
 from openoutcry.ledger.store import LedgerStore
 from openoutcry.stores.ledger import SqlLedger
 from openoutcry.telemetry import Telemetry

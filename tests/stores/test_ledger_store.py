@@ -14,11 +14,11 @@ from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
 from openoutcry.errors import Conflict, InsufficientFunds, TooLarge, Unavailable, Unknown
+from openoutcry.ledger.books import Command
 from openoutcry.ledger.postings import (
     FEES,
     ISSUANCE,
     Balance,
-    Command,
     Done,
     Hold,
     Posting,
