@@ -23,7 +23,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Send
 
 from openoutcry.accounts.keys import KeyRecord
-from openoutcry.api.admission import Rate
+from openoutcry.accounts.rates import Rate
 from openoutcry.api.dialect import Doors, Scope
 from openoutcry.api.frames import POLICY, TRY_LATER, Writer, text_frame, writer_of
 from openoutcry.api.kiyotaka import contract, jsonrpc, wire

@@ -17,7 +17,7 @@ import msgspec
 from starlette.routing import WebSocketRoute
 from starlette.types import Message, Receive, Send
 
-from openoutcry.api.admission import Rate
+from openoutcry.accounts.rates import Rate
 from openoutcry.api.dialect import Doors, Scope
 from openoutcry.api.frames import POLICY, TRY_LATER, Writer, text_frame, writer_of
 from openoutcry.api.push import Every, Newest, Stop
