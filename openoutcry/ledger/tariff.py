@@ -1,0 +1,84 @@
+"""What tokens cost: in USD by the thousand, times a fee, paid in KAI at a price. Rounded once, up, to whole micros.
+
+A tariff is fixed when a call is admitted: what is held, what is paid and what is told come from the same one.
+"""
+
+import math
+from decimal import Context, Decimal
+from fractions import Fraction
+
+import msgspec
+
+from openoutcry.errors import Invalid
+from openoutcry.money import KAI
+
+_MICROS = 10**KAI.scale
+# Far more digits than prices and counts of tokens have: nothing is rounded on the way.
+_EXACT = Context(prec=200)
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call costs, and of what it is made: the model's price, times the fee, at the price of one KAI."""
+
+    llm_usd: Decimal
+    fee_multiplier: Decimal
+    total_usd: Decimal
+    micros: int
+    kai_usd: Decimal
+
+
+class Tariff(msgspec.Struct, frozen=True, kw_only=True):
+    """The prices of one call."""
+
+    usd_per_1k_in: Decimal
+    usd_per_1k_out: Decimal
+    fee_multiplier: Decimal
+    kai_usd: Decimal
+
+    def __post_init__(self) -> None:
+        parts = (self.usd_per_1k_in, self.usd_per_1k_out, self.fee_multiplier, self.kai_usd)
+        if not all(part.is_finite() and part >= 0 for part in parts) or not self.kai_usd:
+            raise Invalid("a tariff is made of prices, and that of KAI is above zero")
+
+    def cost(self, tokens_in: int, tokens_out: int) -> Cost:
+        """What so many tokens cost."""
+        priced = ((tokens_in, self.usd_per_1k_in), (tokens_out, self.usd_per_1k_out))
+        by_way = [_EXACT.multiply(Decimal(tokens), usd) for tokens, usd in priced]
+        llm_usd = _EXACT.scaleb(_EXACT.add(*by_way), -3)
+        return Cost(
+            llm_usd=llm_usd,
+            fee_multiplier=self.fee_multiplier,
+            total_usd=_EXACT.multiply(llm_usd, self.fee_multiplier),
+            micros=math.ceil(
+                tokens_in * self._micros(self.usd_per_1k_in) + tokens_out * self._micros(self.usd_per_1k_out)
+            ),
+            kai_usd=self.kai_usd,
+        )
+
+    def affords(self, micros: int, tokens_in: int, most: int) -> int:
+        """How many tokens out so much pays for, beside so many in; at most `most`."""
+        left = micros - tokens_in * self._micros(self.usd_per_1k_in)
+        each = self._micros(self.usd_per_1k_out)
+        if left < 0:
+            return 0
+        return most if not each else min(most, math.floor(left / each))
+
+    @property
+    def text(self) -> str:
+        """All of it in one line, as it is kept with each call: `read` reads it back."""
+        parts = (self.usd_per_1k_in, self.usd_per_1k_out, self.fee_multiplier, self.kai_usd)
+        return " ".join(f"{part:f}" for part in parts)
+
+    @classmethod
+    def read(cls, text: str) -> "Tariff":
+        """What `text` says. Raises Invalid."""
+        try:
+            per_1k_in, per_1k_out, fee, kai = map(Decimal, text.split(" "))
+        except (ArithmeticError, ValueError) as e:
+            raise Invalid("a tariff is four numbers") from e
+        return cls(usd_per_1k_in=per_1k_in, usd_per_1k_out=per_1k_out, fee_multiplier=fee, kai_usd=kai)
+
+    def _micros(self, usd_per_1k: Decimal) -> Fraction:
+        """What one token of that price costs."""
+        kai = Fraction(usd_per_1k) * Fraction(self.fee_multiplier) / Fraction(self.kai_usd)
+        return kai * Fraction(_MICROS, 1_000)
