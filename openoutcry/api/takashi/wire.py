@@ -12,9 +12,6 @@ the order they stand here.
 """
 
 import math
-import struct
-import zlib
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,6 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from starlette.responses import Response
 
+from openoutcry.api import pages
 from openoutcry.api.takashi.names import EXCHANGE_OF, TIMEFRAME_OF, Asked
 from openoutcry.errors import (
     Invalid,
@@ -49,11 +47,6 @@ from openoutcry.events import (
 
 SECONDS_MAX = 253_402_300_799  # the last second of the year 9999
 NS_MAX = 9_223_372_036 * NS  # what fits 64 bits
-SERIES_MAX = 256
-PAGES_MAX = 256
-ROWS_MAX = 4_000  # of one series
-
-_GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 
 Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"}, description="UTC, ISO 8601 with Z")]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
@@ -204,24 +197,11 @@ def ohlc_list(asked: Asked, interval: str, candles: Iterable[Candle]) -> bytes:
     return encode([ohlc(asked, interval, candle) for candle in candles])
 
 
-class Page(msgspec.Struct, frozen=True):
-    """Closed candles of one answer, as they begin its text, and the same as they begin its gzip."""
-
-    closed: Sequence[Candle]
-    text: bytes
-    packed: bytes
-    checksum: int
-
-
 class Pages:
-    """The JSON of newest candles: each closed one is made once, a whole page of them is kept until one changes.
-
-    Growing candles are encoded each time. Bounded: the series and pages used last stay.
-    """
+    """The JSON of newest candles, made once."""
 
     def __init__(self) -> None:
-        self._rows: OrderedDict[tuple[str, str, str], dict[int, tuple[Candle, bytes]]] = OrderedDict()
-        self._pages: OrderedDict[tuple[str, str, str, int], Page] = OrderedDict()
+        self._pages = pages.Pages()
 
     def body(
         self,
@@ -234,57 +214,10 @@ class Pages:
         packed: bool = False,
     ) -> bytes:
         """The newest `limit` of them, the growing one last; with `packed` as gzip."""
-        kept = limit - (growing is not None)
-        if len(closed) > kept:
-            closed = closed[len(closed) - kept :]
-        page = self._page(asked, interval, closed, limit)
-        tail = b"]"
-        if growing is not None:
-            row = encode(ohlc(asked, interval, growing))
-            tail = b",%b]" % row if closed else b"%b]" % row
-        return _packed(page, tail) if packed else page.text + tail
-
-    def _page(self, asked: Asked, interval: str, closed: Sequence[Candle], limit: int) -> Page:
-        key = (asked.exchange, asked.symbol, interval, limit)
-        page = self._pages.get(key)
-        # Comparing 500 of the same objects takes 3 us: each is found to be the same before it is compared.
-        if page is None or page.closed != closed:
-            text = b"[" + b",".join(self._made(asked, interval, closed))
-            page = self._pages[key] = Page(closed, text, _deflated(text, zlib.Z_FULL_FLUSH), zlib.crc32(text))
-            if len(self._pages) > PAGES_MAX:
-                self._pages.popitem(last=False)
-        self._pages.move_to_end(key)
-        return page
-
-    def _made(self, asked: Asked, interval: str, closed: Sequence[Candle]) -> list[bytes]:
-        key = (asked.exchange, asked.symbol, interval)
-        rows = self._rows.setdefault(key, {})
-        self._rows.move_to_end(key)
-        if len(self._rows) > SERIES_MAX:
-            self._rows.popitem(last=False)
-        if len(rows) > ROWS_MAX:
-            rows.clear()
-        made = []
-        for candle in closed:
-            row = rows.get(candle.open_ns)
-            # A candle corrected later is another object.
-            if row is None or row[0] is not candle:
-                row = rows[candle.open_ns] = (candle, encode(ohlc(asked, interval, candle)))
-            made.append(row[1])
-        return made
-
-
-def _packed(page: Page, tail: bytes) -> bytes:
-    # RFC 1952. Deflated blocks may follow each other if each began without memory of those before it, so the page's
-    # own are made once and the tail's are put behind them.
-    size = len(page.text) + len(tail)
-    checksum = zlib.crc32(tail, page.checksum)
-    return b"".join((_GZIP, page.packed, _deflated(tail, zlib.Z_FINISH), struct.pack("<II", checksum, size)))
-
-
-def _deflated(text: bytes, flush: int) -> bytes:
-    squeeze = zlib.compressobj(wbits=-15)
-    return squeeze.compress(text) + squeeze.flush(flush)
+        series = (asked.exchange, asked.symbol, interval)
+        return self._pages.body(
+            series, lambda candle: encode(ohlc(asked, interval, candle)), closed, growing, limit, packed=packed
+        )
 
 
 def interest(asked: Asked, event: OpenInterest) -> Interest:
