@@ -1,4 +1,4 @@
-"""What every outside source of tokens gives, and the words for it: pure translation, no I/O, no clock.
+"""What every outside source of tokens or news gives, and the words for it: pure translation, no I/O, no clock.
 
 A question is a `TokenAsk`: `request` says what to send for it, `decode` what came back, and `TokenPage.next` is the question
 for what remains, so that no source needs a state.
@@ -6,7 +6,7 @@ for what remains, so that no source needs a state.
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -55,7 +55,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
     Money is USD. `change_24h` is a share of the price a day ago: 0.05 is five percent more. `created_ns` is the token's first
     moment where the source tells it, else that of the oldest pool it told of. `volume_24h`, `liquidity` and `trades_24h` are
-    of all pools where the source sums them, else of the top pool. `market_cap` is the fully diluted one where no other is told.
+    of all pools the source told of, in GeckoTerminal's lists of the one pool that stands for the token. `market_cap` is the
+    fully diluted one where no other is told.
     """
 
     address: str
@@ -127,4 +128,74 @@ class TokenSource(Protocol):
 
     def decode(self, ask: TokenAsk, status: int, headers: Mapping[str, str], body: bytes) -> TokenPage:
         """What was answered. Raises RateLimited, Unavailable, Unknown (no such token), Unreadable."""
+        ...
+
+
+# -- news
+
+Label = Literal["positive", "neutral", "negative"]
+LABELS: tuple[Label, ...] = ("positive", "neutral", "negative")
+# What an article is about; the last is what nothing else fits.
+CATEGORIES = (
+    "security", "regulation", "etf", "stablecoins", "mining", "defi", "nft", "macro", "technology", "business",
+    "markets", "general",
+)  # fmt: skip
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """An article as its source tells it, in plain text. `guid`: what the source knows it by, empty where it names none.
+
+    `published_ns` is when it was read where the source names no time that can be believed.
+    """
+
+    guid: str
+    url: str
+    title: str
+    source: str
+    text: str = ""
+    published_ns: int
+    image_url: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class Opinion(msgspec.Struct, frozen=True, kw_only=True):
+    """What was made of an article. `score` is between -1 and 1; `by`: the rules, or the model's name."""
+
+    label: Label
+    score: float
+    tickers: tuple[str, ...]
+    category: str
+    summary: str
+    by: str
+
+
+class Article(msgspec.Struct, frozen=True, kw_only=True):
+    """An article as we tell it. `id` is made of what the source knows it by: it is the same again after a restart.
+
+    `feed` is the host it was read from, `excerpt` the beginning of its text.
+    """
+
+    id: int
+    url: str
+    title: str
+    source: str
+    feed: str
+    published_ns: int
+    received_ns: int
+    excerpt: str
+    image_url: str | None
+    opinion: Opinion
+
+
+class NewsSource(Protocol):
+    """One format of news. `url` is where it is; None: wherever somebody offers it."""
+
+    url: str | None
+
+    def request(self, key: str | None) -> Request:
+        """What to send for the newest articles; `path` is put behind the address."""
+        ...
+
+    def read(self, body: bytes, host: str, received_ns: int) -> Sequence[Item]:
+        """What a good answer says, in its order. Raises Unreadable, and nothing else."""
         ...
