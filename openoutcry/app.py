@@ -352,6 +352,7 @@ class Server:
             tasks=self.tasks,
             bare_venue=config.hyperoru.venue,
             klines_locked=config.hyperoru.locked,
+            takashi_locked=config.takashi.locked,
             trades_kept_s=config.store.trades_kept_s,
             analyst=self.analyst,
             points_shape=config.kiyotaka.shape,

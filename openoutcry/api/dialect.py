@@ -45,7 +45,7 @@ class Doors:
     `follow` is `Outside.follow`: it keeps an instrument's feeds subscribed until the function it returns is called.
     `catalogues` holds those that have their key. After `idle_s` without a word of a client whose API asks it for pings,
     its socket is closed. `tasks` is None where nothing is backfilled, `analyst` where nothing is analysed. `bare_venue` is where a coin alone is looked for;
-    `klines_locked`: HyperORU wants a key. `large_trade_usd` is what counts as large where a caller cannot say,
+    `klines_locked`: HyperORU wants a key; `takashi_locked`: TAKASHI does. `large_trade_usd` is what counts as large where a caller cannot say,
     the `_default`s are what counts where a caller can say and does not; `points_shape` is the shape of Kiyotaka's JSON.
     """
 
@@ -64,6 +64,7 @@ class Doors:
     analyst: Analyst | None = None
     bare_venue: str = "binance_futures"
     klines_locked: bool = False
+    takashi_locked: bool = False
     points_shape: str = "proto"
     idle_s: float = 60.0
     large_trade_usd: Decimal = Decimal(100_000)

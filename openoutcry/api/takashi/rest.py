@@ -5,13 +5,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
+from openoutcry.accounts.keys import MARKET
+from openoutcry.api.credentials import credential
 from openoutcry.api.dialect import Doors, Scope, Service
 from openoutcry.api.takashi import wire
 from openoutcry.api.takashi.names import (
@@ -29,6 +31,7 @@ from openoutcry.api.takashi.proxy import Proxy
 from openoutcry.api.takashi.ws import Streams
 from openoutcry.errors import (
     BadRange,
+    Forbidden,
     OutOfReach,
     Refusal,
     Unavailable,
@@ -133,6 +136,8 @@ class Takashi:
         limit = _plain_limit(scope["query_string"])
         if asked is None or interval_s is None or limit is None:
             return None
+        if self._doors.takashi_locked and not self._opens(credential(scope)):
+            return None  # the ordinary way says why
         return self._newest(asked, parts[4], interval_s, limit, packed=packed)
 
     def refuse(self, refusal: Refusal) -> Response:
@@ -159,10 +164,28 @@ class Takashi:
         """Every route of the published page, the fixed paths before the patterns that would take them."""
         router = APIRouter()
         self._system(router)
-        self._aggregated(router)
-        self._per_exchange(router)
-        self._proxies(router)
+        data = APIRouter()
+        if self._doors.takashi_locked:
+            says = {401: "The key is missing or unknown", 403: f"The key lacks the scope `{MARKET}`"}
+            refused: dict[int | str, dict[str, Any]] = {
+                status: {"description": text, "content": _content("Refused")} for status, text in says.items()
+            }
+            data = APIRouter(dependencies=[Depends(self._admitted)], responses=refused)
+        self._aggregated(data)
+        self._per_exchange(data)
+        self._proxies(data)
+        router.include_router(data)
         return router
+
+    async def _admitted(self, request: Request) -> None:
+        """Raises Unauthenticated, Forbidden."""
+        record = self._doors.keys.authenticate(credential(request.scope))
+        if MARKET not in record.scopes:
+            raise Forbidden(f"the key lacks the scope {MARKET}")
+
+    def _opens(self, text: str | None) -> bool:
+        record = None if text is None else self._doors.keys.known(text)
+        return record is not None and MARKET in record.scopes
 
     def _system(self, router: APIRouter) -> None:
         @router.get("/", tags=["System"], summary="What this is", responses=_answers({"type": "object"}))

@@ -23,12 +23,14 @@ from starlette.responses import Response
 from openoutcry.api import pages
 from openoutcry.api.takashi.names import EXCHANGE_OF, TIMEFRAME_OF, Asked
 from openoutcry.errors import (
+    Forbidden,
     Invalid,
     LimitExceeded,
     NotConfigured,
     OutOfReach,
     Refusal,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     Unknown,
     Unsupported,
@@ -346,6 +348,10 @@ def status_of(refusal: Refusal) -> int:
     match refusal:
         case Unknown() | Unsupported() | OutOfReach():
             return 404
+        case Unauthenticated():
+            return 401
+        case Forbidden():
+            return 403
         case Invalid():
             return 422
         case TooLarge():

@@ -9,6 +9,7 @@ A client may send {"op":"ping"} and gets {"op":"pong"}; whatever else it sends i
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import parse_qs
@@ -17,7 +18,9 @@ import msgspec
 from starlette.routing import WebSocketRoute
 from starlette.types import Message, Receive, Send
 
+from openoutcry.accounts.keys import MARKET
 from openoutcry.accounts.rates import Rate
+from openoutcry.api.credentials import credential
 from openoutcry.api.dialect import Doors, Scope
 from openoutcry.api.frames import POLICY, TRY_LATER, Writer, text_frame, writer_of
 from openoutcry.api.push import Every, Newest, Stop
@@ -32,7 +35,7 @@ from openoutcry.api.takashi.names import (
     exchange_of,
     seconds_of,
 )
-from openoutcry.errors import Invalid, LimitExceeded, Refusal, Unavailable, UnknownVenue, Unsupported
+from openoutcry.errors import Forbidden, Invalid, LimitExceeded, Refusal, Unavailable, UnknownVenue, Unsupported
 from openoutcry.events import Candle, Liquidation, Spike, Trade
 from openoutcry.venues.venue import Feed
 
@@ -219,6 +222,7 @@ class _Endpoint:
     """One path: accept, follow, hear what the client says until it leaves, let go."""
 
     def __init__(self, doors: Doors, follow: Follow) -> None:
+        self._doors = doors
         self._clock = doors.clock
         self._follow = follow
 
@@ -226,15 +230,23 @@ class _Endpoint:
         await receive()
         await send({"type": "websocket.accept"})
         writer = writer_of(scope)
-        try:
-            stop = await self._follow(scope["path_params"], _query(scope), writer)
-        except Refusal as refusal:
-            writer.finish(_code(refusal), wire.text_of(refusal))
-            return
-        try:
+        with ExitStack() as stops:
+            try:
+                stops.callback(self._admitted(scope, writer))
+                stops.callback(await self._follow(scope["path_params"], _query(scope), writer))
+            except Refusal as refusal:
+                writer.finish(_code(refusal), wire.text_of(refusal))
+                return
             await self._hear(receive, writer)
-        finally:
-            stop()
+
+    def _admitted(self, scope: Scope, writer: Writer) -> Stop:
+        """Who follows, where a key is asked for; returns the way to forget him. Raises Unauthenticated, Forbidden."""
+        if not self._doors.takashi_locked:
+            return _nothing
+        record = self._doors.keys.authenticate(credential(scope, in_query=True))
+        if MARKET not in record.scopes:
+            raise Forbidden(f"the key lacks the scope {MARKET}")
+        return self._doors.keys.watch(record, lambda: writer.finish(POLICY, "the key was revoked"))
 
     async def _hear(self, receive: Receive, writer: Writer) -> None:
         rate = Rate(CLIENT_FRAMES_PER_S, CLIENT_FRAMES_BURST)
@@ -247,6 +259,10 @@ class _Endpoint:
                 return
             if _is_ping(message):
                 writer.write(_PONG)
+
+
+def _nothing() -> None:
+    """Nobody is watched."""
 
 
 def _is_ping(message: Message) -> bool:
