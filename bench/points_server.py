@@ -46,7 +46,7 @@ START_S = END_S - MINUTES * 60
 WRITE_ROWS = 10_000
 NAME = "binance:BTCUSDT"
 # A key of no randomness: both sides of a bench must know it.
-KEY = "oo-" + "A" * 43
+KEY = "kai-" + "00" * 32
 BTC = Instrument(
     venue="binance", symbol="BTCUSDT", kind=Kind.SPOT, coin="BTC", quote="USDT", settle="USDT", tick_size=Decimal("0.01"),
     lot_size=Decimal("0.00001"), listed_ns=START_S * NS,

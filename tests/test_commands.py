@@ -101,23 +101,23 @@ async def test_a_key_is_made_listed_and_ended_without_a_server(tmp_path: Path) -
 
     table = run("keys", "list", *at).stdout
     assert table.splitlines()[0].split() == ["id", "name", "key", "scopes", "created", "revoked"]
-    assert f"{id_}  my bot  {text[:7]}…{text[-4:]}  market,trade  2" in table
+    assert f"{id_}  my bot  {text[:12]}…{text[-4:]}  market,trade  2" in table
     listed = run("keys", "list", "--json", *at).stdout
     assert {name: json.loads(listed)[name] for name in ("id", "name", "prefix", "last", "scopes", "revoked_ns")} == {
         "id": id_,
         "name": "my bot",
-        "prefix": text[:7],
+        "prefix": text[:12],
         "last": text[-4:],
         "scopes": ["market", "trade"],
         "revoked_ns": None,
     }
     assert text not in table + listed
 
-    ended = run("keys", "revoke", text[:7], "--json", *at)
+    ended = run("keys", "revoke", text[:12], "--json", *at)
     assert json.loads(ended.stdout)["revoked_ns"] > json.loads(listed)["created_ns"]
     assert await whose(folder, text) is None
     again = run("keys", "revoke", id_, *at)
-    assert again.stdout == f"revoked: my bot ({id_}, {text[:7]}…{text[-4:]})\n"
+    assert again.stdout == f"revoked: my bot ({id_}, {text[:12]}…{text[-4:]})\n"
 
 
 def test_a_new_key_in_json_is_told_with_all_that_is_known_of_it(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_keys_are_changed_while_a_demo_runs_on_the_folder(tmp_path: Path) -> Non
         made = json.loads(run("keys", "create", "bot", "--json", *at).stdout)
         listed = [json.loads(line) for line in run("keys", "list", "--json", *at).stdout.splitlines()]
         assert [(each["name"], each["prefix"]) for each in listed] == [
-            ("demo", ready["keys"][0][:7]),
+            ("demo", ready["keys"][0][:12]),
             ("bot", made["prefix"]),
         ]
         told(ready, "openoutcry_keys 2.0")

@@ -56,7 +56,7 @@ def client(running: dict[str, Any]) -> Iterator[httpx2.Client]:
 def test_the_ready_line_says_where_everything_is(running: dict[str, Any]) -> None:
     assert set(running) == {"http", "grpc", "keys", "data"}
     assert running["http"].startswith("http://127.0.0.1:")
-    assert [re.fullmatch(r"oo-[\w-]{43}", key) is not None for key in running["keys"]] == [True]
+    assert [re.fullmatch("kai-[0-9a-f]{64}", key) is not None for key in running["keys"]] == [True]
 
 
 @pytest.mark.parametrize("exchange", ["binance", "bybit", "hyperliquid", "okx"])
@@ -208,7 +208,7 @@ def test_a_start_on_the_same_folder_makes_a_new_key_and_ends_the_old(tmp_path: P
 def test_no_key_is_written_to_a_log_or_to_the_folder(tmp_path: Path) -> None:
     with demo("--data", str(tmp_path), "--config", str(_debug(tmp_path))) as (process, ready):
         (key,) = ready["keys"]
-        wrong = "oo-" + "x" * 43
+        wrong = "kai-" + "0" * 64
         for each in (key, wrong):
             # Where callers put keys, rightly or not.
             url = f"{ready['http']}/binance/ohlc/{each}/1m?key={each}"

@@ -4,59 +4,25 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    Column,
-    Connection,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    delete,
-    func,
-    insert,
-    make_url,
-    select,
-    update,
-)
+from sqlalchemy import URL, Connection, Select, delete, func, insert, make_url, or_, select, update
 
-from openoutcry.accounts.store import REVOKED_KEPT_MAX, KeyRecord
-from openoutcry.errors import Unavailable
+from openoutcry.accounts.store import REVOKED_KEPT_MAX, REVOKED_OF_ACCOUNT_KEPT_MAX, KeyRecord
+from openoutcry.errors import TooLarge, Unavailable
+from openoutcry.stores.account_tables import ACCOUNTS, alone
+from openoutcry.stores.account_tables import keys as _keys
 from openoutcry.stores.engine import opened, refusing
 from openoutcry.stores.folder import FOLDER_MODE
-from openoutcry.stores.migrations import Schema
 
 BUSY_S = 5.0
 WHAT = "the keys"
 PEPPER_NAME = "pepper"
-PEPPER_BYTES = 32
-
-_metadata = MetaData()
-_keys = Table(
-    "keys",
-    _metadata,
-    Column("id", Text, primary_key=True),
-    Column("digest", LargeBinary, nullable=False, unique=True),
-    Column("name", Text, nullable=False),
-    Column("prefix", Text, nullable=False),
-    Column("last", Text, nullable=False),
-    Column("scopes", Text, nullable=False),
-    Column("created_ns", BigInteger, nullable=False),
-    Column("revoked_ns", BigInteger),
-)
-
-
-def _1_keys(connection: Connection) -> None:
-    _metadata.create_all(connection)
-
-
-ACCOUNTS = Schema("accounts_version", (_1_keys,))
+TOKEN_SECRET_NAME = "token-secret"  # noqa: S105 - the name of the file, not what is in it
+SECRET_BYTES = 32
 
 
 class SqlKeys:
@@ -69,38 +35,58 @@ class SqlKeys:
         self._engine = opened(self._url, busy_s, ACCOUNTS, WHAT)
         self._writer = self._engine.execution_options(writing=True)
 
-    def add(self, digest: bytes, record: KeyRecord) -> None:
-        """Keep one more, and forget the longest revoked beyond REVOKED_KEPT_MAX. Raises Unavailable."""
+    def add(self, digest: bytes, record: KeyRecord, most: int | None = None) -> None:
+        """Keep one more, and forget the longest revoked of its account. Raises TooLarge, Unavailable."""
         row = {**msgspec.structs.asdict(record), "digest": digest, "scopes": ",".join(sorted(record.scopes))}
-        revoked = select(_keys.c.id).where(_keys.c.revoked_ns.is_not(None))
-        kept = revoked.order_by(_keys.c.revoked_ns.desc(), _keys.c.id).limit(REVOKED_KEPT_MAX)
+        # `IS` and not `=`: the keys of nobody are an account of their own here.
+        own, revoked = _keys.c.account.is_not_distinct_from(record.account), _keys.c.revoked_ns.is_not(None)
+        kept = select(_keys.c.id).where(own, revoked).order_by(_keys.c.revoked_ns.desc(), _keys.c.id)
+        kept = kept.limit(_kept_max(record.account))
         with self._turn, refusing(WHAT), self._writer.begin() as connection:
-            connection.execute(insert(_keys).values(row))
-            connection.execute(delete(_keys).where(_keys.c.revoked_ns.is_not(None), _keys.c.id.not_in(kept)))
+            alone(connection)
+            if most is not None:
+                _room(connection, record, most)
+            connection.execute(insert(_keys).values({**row, "change": _next_change()}))
+            connection.execute(delete(_keys).where(own, revoked, _keys.c.id.not_in(kept)))
 
     def all(self) -> Mapping[bytes, KeyRecord]:
         """Every key, oldest first, the revoked ones too. Raises Unavailable."""
+        return self._read(select(_keys))
+
+    def of(self, account: str) -> Sequence[KeyRecord]:
+        """The account's keys, oldest first, the revoked ones too. Raises Unavailable."""
+        return list(self._read(select(_keys).where(_keys.c.account == account)).values())
+
+    def changed(self, after: int) -> tuple[int, Mapping[bytes, KeyRecord]]:
+        """The keys made or revoked since that change, and the number of the last change. Raises Unavailable."""
         with self._turn, refusing(WHAT), self._engine.begin() as connection:
-            rows = connection.execute(select(_keys).order_by(_keys.c.created_ns, _keys.c.id)).all()
-        return {bytes(row.digest): _record(row) for row in rows}
+            rows = connection.execute(select(_keys).where(_keys.c.change > after)).all()
+        return max((row.change for row in rows), default=after), {bytes(row.digest): _record(row) for row in rows}
 
     def revoke(self, id_: str, revoked_ns: int) -> None:
         """The key with that id is no more; one that was revoked before keeps its time. Raises Unavailable."""
-        ended = update(_keys).where(_keys.c.id == id_, _keys.c.revoked_ns.is_(None)).values(revoked_ns=revoked_ns)
+        ended = update(_keys).where(_keys.c.id == id_, _keys.c.revoked_ns.is_(None))
         with self._turn, refusing(WHAT), self._writer.begin() as connection:
-            connection.execute(ended)
+            alone(connection)
+            connection.execute(ended.values(revoked_ns=revoked_ns, change=_next_change()))
 
-    def stamp(self) -> Hashable:
-        """Another value after every change, whoever made it. Raises Unavailable."""
-        made, ended = _keys.c.created_ns, _keys.c.revoked_ns
-        asked = select(func.count(made), func.count(ended), func.max(made), func.max(ended))
-        with self._turn, refusing(WHAT), self._engine.begin() as connection:
-            return tuple(connection.execute(asked).one())
+    def used(self, uses: Mapping[str, int]) -> None:
+        """When keys (by id) were last used; an earlier time changes nothing. Raises Unavailable."""
+        with self._turn, refusing(WHAT), self._writer.begin() as connection:
+            # In the order of their ids: two processes that write the same keys must not wait for each other.
+            for id_, used_ns in sorted(uses.items()):
+                later = or_(_keys.c.used_ns.is_(None), _keys.c.used_ns < used_ns)
+                connection.execute(update(_keys).where(_keys.c.id == id_, later).values(used_ns=used_ns))
 
     def close(self) -> None:
         """Close every connection; a second call does nothing."""
         with self._turn:
             self._engine.dispose()
+
+    def _read(self, asked: Select[Any]) -> Mapping[bytes, KeyRecord]:
+        with self._turn, refusing(WHAT), self._engine.begin() as connection:
+            rows = connection.execute(asked.order_by(_keys.c.created_ns, _keys.c.id)).all()
+        return {bytes(row.digest): _record(row) for row in rows}
 
 
 class MemoryKeys:
@@ -108,43 +94,72 @@ class MemoryKeys:
 
     def __init__(self) -> None:
         self._kept: dict[bytes, KeyRecord] = {}
-        self._changes = 0
+        self._changes: dict[bytes, int] = {}
+        self._change = 0
 
-    def add(self, digest: bytes, record: KeyRecord) -> None:
-        """Keep one more, and forget the longest revoked beyond REVOKED_KEPT_MAX."""
-        self._kept[digest] = record
-        revoked = sorted((r.revoked_ns, r.id, d) for d, r in self._kept.items() if r.revoked_ns is not None)
-        for _, _, old in revoked[: max(len(revoked) - REVOKED_KEPT_MAX, 0)]:
-            del self._kept[old]
-        self._changes += 1
+    def add(self, digest: bytes, record: KeyRecord, most: int | None = None) -> None:
+        """Keep one more, and forget the longest revoked of its account. Raises TooLarge."""
+        own = [each for each in self._kept.values() if each.account == record.account]
+        if most is not None and sum(each.live(record.created_ns) for each in own) >= most:
+            raise _too_many(most)
+        self._put(digest, record)
+        revoked = sorted(
+            (each.revoked_ns, each.id, of)
+            for of, each in self._kept.items()
+            if each.account == record.account and each.revoked_ns is not None
+        )
+        for _, _, old in revoked[: max(len(revoked) - _kept_max(record.account), 0)]:
+            del self._kept[old], self._changes[old]
 
     def all(self) -> Mapping[bytes, KeyRecord]:
         """Every key, oldest first, the revoked ones too."""
         return dict(sorted(self._kept.items(), key=lambda each: (each[1].created_ns, each[1].id)))
 
+    def of(self, account: str) -> Sequence[KeyRecord]:
+        """The account's keys, oldest first, the revoked ones too."""
+        return [each for each in self.all().values() if each.account == account]
+
+    def changed(self, after: int) -> tuple[int, Mapping[bytes, KeyRecord]]:
+        """The keys made or revoked since that change, and the number of the last change."""
+        return self._change, {of: self._kept[of] for of, change in self._changes.items() if change > after}
+
     def revoke(self, id_: str, revoked_ns: int) -> None:
         """The key with that id is no more; one that was revoked before keeps its time."""
-        for digest, record in self._kept.items():
+        for digest, record in list(self._kept.items()):
             if record.id == id_ and record.revoked_ns is None:
-                self._kept[digest] = msgspec.structs.replace(record, revoked_ns=revoked_ns)
-                self._changes += 1
+                self._put(digest, msgspec.structs.replace(record, revoked_ns=revoked_ns))
 
-    def stamp(self) -> Hashable:
-        """How many changes there were."""
-        return self._changes
+    def used(self, uses: Mapping[str, int]) -> None:
+        """When keys (by id) were last used; an earlier time changes nothing."""
+        for digest, record in self._kept.items():
+            used_ns = uses.get(record.id)
+            if used_ns is not None and (record.used_ns is None or record.used_ns < used_ns):
+                self._kept[digest] = msgspec.structs.replace(record, used_ns=used_ns)
+
+    def _put(self, digest: bytes, record: KeyRecord) -> None:
+        self._change += 1
+        self._kept[digest], self._changes[digest] = record, self._change
 
 
 def pepper(folder: Path, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
     """What the folder's keys are hashed with, as text; made at first use. Raises Unavailable."""
-    path = folder / PEPPER_NAME
+    return _secret(folder / PEPPER_NAME, random, "make all keys anew")
+
+
+def token_secret(folder: Path, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """What the folder's login tokens are signed with, as text; made at first use. Raises Unavailable."""
+    return _secret(folder / TOKEN_SECRET_NAME, random, "let everybody log in anew")
+
+
+def _secret(path: Path, random: Callable[[int], bytes], then: str) -> bytes:
     try:
         if not path.exists():
-            _make(path, random(PEPPER_BYTES).hex().encode("ascii") + b"\n")
+            _make(path, random(SECRET_BYTES).hex().encode("ascii") + b"\n")
         found = path.read_bytes().strip()
     except OSError as e:
-        raise Unavailable("store", f"the pepper {path} cannot be used: {e.strerror}") from e
-    if len(found) < PEPPER_BYTES:
-        raise Unavailable("store", f"{path} is damaged: bring back a copy of it, or remove it and make all keys anew")
+        raise Unavailable("store", f"the secret {path} cannot be used: {e.strerror}") from e
+    if len(found) < SECRET_BYTES:
+        raise Unavailable("store", f"{path} is damaged: bring back a copy of it, or remove it and {then}")
     return found
 
 
@@ -177,6 +192,26 @@ def _make(path: Path, content: bytes) -> None:
         Path(draft).unlink()
 
 
+def _kept_max(account: str | None) -> int:
+    return REVOKED_KEPT_MAX if account is None else REVOKED_OF_ACCOUNT_KEPT_MAX
+
+
+def _next_change() -> Any:
+    return select(func.coalesce(func.max(_keys.c.change), 0) + 1).scalar_subquery()
+
+
+def _room(connection: Connection, record: KeyRecord, most: int) -> None:
+    live = or_(_keys.c.expires_ns.is_(None), _keys.c.expires_ns > record.created_ns)
+    own = _keys.c.account.is_not_distinct_from(record.account)
+    counted = select(func.count()).select_from(_keys).where(own, _keys.c.revoked_ns.is_(None), live)
+    if (connection.scalar(counted) or 0) >= most:
+        raise _too_many(most)
+
+
+def _too_many(most: int) -> TooLarge:
+    return TooLarge(f"an account has at most {most} keys that may be used: revoke one")
+
+
 def _record(row: Any) -> KeyRecord:
     return KeyRecord(
         id=row.id,
@@ -186,4 +221,7 @@ def _record(row: Any) -> KeyRecord:
         scopes=frozenset(row.scopes.split(",")),
         created_ns=row.created_ns,
         revoked_ns=row.revoked_ns,
+        account=row.account,
+        expires_ns=row.expires_ns,
+        used_ns=row.used_ns,
     )

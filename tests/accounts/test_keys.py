@@ -4,7 +4,8 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from openoutcry.accounts.keys import KEYS_MAX, SCOPES, KeyRecord, Keys
+from openoutcry.accounts.keys import SCOPES, KeyRecord, Keys
 from openoutcry.clock import NS, ManualClock
 from openoutcry.errors import Invalid, TooLarge, Unauthenticated, Unavailable, Unknown
 from openoutcry.stores.keys import MemoryKeys, SqlKeys, private_file
@@ -30,15 +31,22 @@ class Failing(MemoryKeys):
         super().__init__()
         self.fails = False
         self.readings = 0
+        self.writings: list[dict[str, int]] = []
 
     def all(self) -> Mapping[bytes, KeyRecord]:
-        self.readings += 1
         self._may()
         return super().all()
 
-    def stamp(self) -> Hashable:
+    def changed(self, after: int) -> tuple[int, Mapping[bytes, KeyRecord]]:
         self._may()
-        return super().stamp()
+        change, keys = super().changed(after)
+        self.readings += len(keys)
+        return change, keys
+
+    def used(self, uses: Mapping[str, int]) -> None:
+        self._may()
+        self.writings.append(dict(uses))
+        super().used(uses)
 
     def _may(self) -> None:
         if self.fails:
@@ -92,12 +100,22 @@ async def refreshed(clock: ManualClock, seconds: float) -> None:
 
 async def test_a_new_key_is_known_by_its_text_alone(keys: Keys) -> None:
     record, text = await keys.create("bot", {"market"})
-    assert text.startswith("oo-")
-    assert len(base64.urlsafe_b64decode(text[3:] + "=")) == 32
+    assert re.fullmatch("kai-[0-9a-f]{64}", text)
     assert (record.name, record.scopes, record.created_ns) == ("bot", frozenset({"market"}), NOW_NS)
-    assert (record.prefix, record.last) == (text[:7], text[-4:])
+    assert (record.prefix, record.last) == (text[:12], text[-4:])
     assert keys.known(text) == keys.authenticate(text) == record
-    for other in (text[:-1], text + "A", text.swapcase(), text[3:], f" {text}", "", "oo-", "ü" * 46, "\ud800" * 46):
+    for other in (
+        text[:-1],
+        text + "A",
+        text.swapcase(),
+        text.upper(),
+        text[3:],
+        f" {text}",
+        "",
+        "kai-",
+        "ü" * 68,
+        "\ud800" * 46,
+    ):
         assert keys.known(other) is None, other
 
 
@@ -120,7 +138,7 @@ async def test_the_text_is_made_of_the_chance_that_was_handed_in(clock: ManualCl
         return b"\xff" * size
 
     _, text = await Keys(MemoryKeys(), PEPPER, clock, telemetry, random=chance).create("bot")
-    assert text == "oo-" + "_" * 42 + "8"
+    assert text == "kai-" + "f" * 64
     assert asked[0] == 32
 
 
@@ -143,14 +161,152 @@ async def test_a_scope_there_is_none_of_is_refused_with_those_there_are(keys: Ke
         await keys.create("bot", scopes)
 
 
-async def test_there_is_a_most_of_keys_and_revoking_makes_room(keys: Keys, store: Failing) -> None:
-    for n in range(KEYS_MAX - 1):
+async def test_there_is_a_most_of_keys_and_revoking_makes_room(store: Failing, clock: ManualClock) -> None:
+    keys = Keys(store, PEPPER, clock, Telemetry(), keys_max=10)
+    for n in range(9):
         store.add(f"{n}".encode(), KeyRecord(f"{n}", "bot", "oo-", "", SCOPES, n))
     await keys.create("last")
     with pytest.raises(TooLarge, match="revoke one"):
         await keys.create("one more")
     await keys.revoke("7")
     await keys.create("one more")
+
+
+async def test_a_key_of_the_old_form_stays_good(keys: Keys, store: Failing) -> None:
+    text = "oo-" + base64.urlsafe_b64encode(bytes(range(32))).rstrip(b"=").decode()
+    record = KeyRecord("old", "bot", text[:7], text[-4:], SCOPES, 1)
+    store.add(hmac.digest(PEPPER, text.encode(), "sha256"), record)
+    await keys.load()
+    assert keys.authenticate(text) == record
+    assert keys.known(text[:-1] + "A") is None
+
+
+async def test_a_keys_number_is_its_id(keys: Keys) -> None:
+    record, _ = await keys.create("bot")
+    assert 0 <= record.number < 2**40
+    assert base64.b32encode(record.number.to_bytes(5, "big")).decode().lower() == record.id
+
+
+# -- of an account
+
+
+async def test_an_account_sees_and_ends_its_own_keys_alone(keys: Keys) -> None:
+    (mine, text), (other, _) = await keys.create("mine", account="a"), await keys.create("other", account="b")
+    (nobodys, _) = await keys.create("nobody's")
+    assert (mine.account, nobodys.account) == ("a", None)
+    assert await keys.of("a") == [mine]
+    for foreign in (other, nobodys):
+        for which in (foreign.id, foreign.prefix):
+            with pytest.raises(Unknown, match="none of yours"):
+                await keys.revoke(which, "a")
+    gone = await keys.revoke(mine.id, "a")
+    assert await keys.of("a") == [gone]
+    assert gone.revoked_ns == NOW_NS
+    assert keys.known(text) is None
+
+
+async def test_an_account_has_so_many_keys_and_no_more(store: Failing, clock: ManualClock) -> None:
+    keys = Keys(store, PEPPER, clock, Telemetry(), of_account_max=2)
+    first, _ = await keys.create("1", account="a")
+    await keys.create("2", account="a", expires_ns=NOW_NS + NS)
+    for account in ("b", None, None, None):
+        await keys.create("other", account=account)
+    with pytest.raises(TooLarge, match="at most 2 keys"):
+        await keys.create("3", account="a")
+    await clock.advance(1)
+    await keys.create("3", account="a")
+    await keys.revoke(first.id)
+    await keys.create("4", account="a")
+    with pytest.raises(TooLarge):
+        await keys.create("5", account="a")
+
+
+# -- expiring
+
+
+async def test_a_key_ends_by_the_clock_and_its_streams_with_it(
+    keys: Keys, store: Failing, clock: ManualClock, telemetry: Telemetry
+) -> None:
+    kept, _ = await keys.create("kept", expires_ns=NOW_NS + 60 * NS)
+    record, text = await keys.create("short", expires_ns=NOW_NS + NS)
+    ended: list[str] = []
+    async with running(keys):
+        keys.watch(record, lambda: ended.append("short"))
+        keys.watch(kept, lambda: ended.append("kept"))
+        await refreshed(clock, 0.999)
+        assert keys.known(text) == record
+        assert ended == []
+        store.fails = True
+        await refreshed(clock, 0.001)
+        assert keys.known(text) is None
+        with pytest.raises(Unauthenticated):
+            keys.authenticate(text)
+        await refreshed(clock, 0.5)
+        assert ended == ["short"]
+    assert telemetry.registry.get_sample_value("openoutcry_keys") == 1
+
+
+@pytest.mark.parametrize("expires_ns", [0, NOW_NS, 2**63])
+async def test_a_key_cannot_end_before_it_began(keys: Keys, expires_ns: int) -> None:
+    with pytest.raises(Invalid, match="in the future"):
+        await keys.create("bot", expires_ns=expires_ns)
+
+
+# -- last use
+
+
+async def test_a_use_is_shown_at_once_and_written_at_most_once_a_minute(
+    keys: Keys, store: Failing, clock: ManualClock
+) -> None:
+    record, text = await keys.create("bot", account="a")
+    assert (await keys.of("a"))[0].used_ns is None
+    async with running(keys):
+        keys.authenticate(text)
+        assert (await keys.of("a"))[0].used_ns == NOW_NS
+        assert store.writings == [], "not by whoever calls"
+        for _ in range(300):
+            await refreshed(clock, 0.5)
+            keys.authenticate(text)
+    assert store.writings == [{record.id: NOW_NS + s * NS} for s in (0, 60, 120)]
+    assert (await keys.list())[0].used_ns == NOW_NS + 150 * NS
+    assert store.of("a")[0].used_ns == NOW_NS + 120 * NS
+    await keys.close()
+    await keys.close()
+    assert store.writings[3:] == [{record.id: NOW_NS + 150 * NS}]
+
+
+async def test_a_use_that_could_not_be_written_is_written_later(keys: Keys, store: Failing, clock: ManualClock) -> None:
+    record, text = await keys.create("bot")
+    async with running(keys):
+        keys.authenticate(text)
+        store.fails = True
+        await refreshed(clock, 0.5)
+        await keys.close()
+        assert store.writings == []
+        store.fails = False
+        await refreshed(clock, 0.5)
+    assert store.writings == [{record.id: NOW_NS}]
+
+
+async def test_what_was_written_before_a_restart_counts(keys: Keys, store: Failing, clock: ManualClock) -> None:
+    _, text = await keys.create("bot")
+    keys.authenticate(text)
+    await keys.close()
+    await clock.advance(30)
+    again = Keys(store, PEPPER, clock, Telemetry())
+    await again.load()
+    async with running(again):
+        again.authenticate(text)
+        await refreshed(clock, 0.5)
+    assert len(store.writings) == 1
+
+
+async def test_the_use_of_a_key_that_ended_is_not_kept(keys: Keys) -> None:
+    record, text = await keys.create("bot")
+    keys.authenticate(text)
+    await keys.revoke(record.id)
+    keys.used(record)
+    assert (keys._uses, keys._due, keys._written) == ({}, set(), {})
 
 
 # -- refusing
@@ -189,11 +345,11 @@ async def test_a_key_is_revoked_by_its_prefix_where_that_says_which(clock: Manua
     chances = iter([b"\x00" * 32, b"1" * 5, b"\x00" * 31 + b"1", b"2" * 5])
     keys = Keys(MemoryKeys(), PEPPER, clock, Telemetry(), random=lambda _: next(chances))
     (first, text), (second, _) = await keys.create("a"), await keys.create("b")
-    assert first.prefix == second.prefix == "oo-AAAA"
-    with pytest.raises(Invalid, match=f"2 keys begin with 'oo-AAAA'.*{first.id}, {second.id}"):
-        await keys.revoke("oo-AAAA")
+    assert first.prefix == second.prefix == "kai-00000000"
+    with pytest.raises(Invalid, match=f"2 keys begin with 'kai-00000000'.*{first.id}, {second.id}"):
+        await keys.revoke("kai-00000000")
     await keys.revoke(second.id)
-    assert (await keys.revoke("oo-AAAA")).id == first.id
+    assert (await keys.revoke("kai-00000000")).id == first.id
     assert keys.known(text) is None
 
 
@@ -238,13 +394,16 @@ async def test_a_key_made_and_ended_elsewhere_is_noticed_within_a_second(
         assert ended == ["stream"], "told once"
 
 
-async def test_nothing_is_read_again_while_nothing_changes(keys: Keys, store: Failing, clock: ManualClock) -> None:
+async def test_only_what_changed_is_read_again(keys: Keys, store: Failing, clock: ManualClock) -> None:
     await keys.create("bot")
     readings = store.readings
     async with running(keys):
         for _ in range(5):
             await refreshed(clock, 0.5)
-    assert store.readings == readings
+        assert store.readings == readings == 1
+        store.add(b"other", KeyRecord("other", "bot", "oo-", "", SCOPES, NOW_NS))
+        await refreshed(clock, 0.5)
+    assert store.readings == 2, "the new one alone"
 
 
 # -- streams

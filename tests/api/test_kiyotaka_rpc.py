@@ -75,7 +75,7 @@ def closes(series: Any, member: str = "tradeSideAgnosticAggregation") -> dict[in
 
 
 async def test_every_call_needs_a_key(caller: Caller) -> None:
-    for key in (None, "", "nonsense", "oo-" + "A" * 43):
+    for key in (None, "", "nonsense", "kai-" + "0" * 64):
         stranger = caller.with_key(key)
         for method in (
             "GetTypes",

@@ -12,11 +12,12 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from sqlalchemy import URL, create_engine, inspect, make_url, text
 
-from openoutcry.accounts.store import REVOKED_KEPT_MAX, KeyRecord, KeyStore
-from openoutcry.errors import Unavailable
+from openoutcry.accounts.store import REVOKED_KEPT_MAX, REVOKED_OF_ACCOUNT_KEPT_MAX, KeyRecord, KeyStore
+from openoutcry.errors import TooLarge, Unavailable
 from openoutcry.stores.folder import DataFolder
-from openoutcry.stores.keys import MemoryKeys, SqlKeys, pepper, private_file
+from openoutcry.stores.keys import MemoryKeys, SqlKeys, pepper, private_file, token_secret
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 
 Open = Callable[[], SqlKeys]
@@ -26,7 +27,7 @@ BEGIN = """
 import sys
 from pathlib import Path
 from openoutcry.accounts.store import KeyRecord
-from openoutcry.stores.keys import SqlKeys, pepper, private_file
+from openoutcry.stores.keys import SqlKeys, pepper, private_file, token_secret
 from openoutcry.stores.sql import sqlite_url
 folder, name = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
@@ -38,19 +39,32 @@ print(pepper(folder).decode())
 """
 
 
-def a_key(id_: str, created_ns: int = 1, revoked_ns: int | None = None) -> KeyRecord:
-    return KeyRecord(id_, f"key {id_}", "oo-Ab-_", "wxyz", frozenset({"ai", "trade"}), created_ns, revoked_ns)
+def a_key(
+    id_: str,
+    created_ns: int = 1,
+    revoked_ns: int | None = None,
+    account: str | None = None,
+    expires_ns: int | None = None,
+) -> KeyRecord:
+    scopes = frozenset({"ai", "trade"})
+    return KeyRecord(id_, f"key {id_}", "oo-Ab-_", "wxyz", scopes, created_ns, revoked_ns, account, expires_ns)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
+    """Where an empty database is."""
+    if request.param == "sqlite":
+        return sqlite_url(private_file(tmp_path / "accounts.sqlite3"))
+    return make_url(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def opened(database_url: URL) -> Iterator[Open]:
     """Opens the same database, once more each time, as another process would."""
-    sqlite = request.param == "sqlite"
-    url = sqlite_url(private_file(tmp_path / "accounts.sqlite3")) if sqlite else request.getfixturevalue("postgres_url")
     stores: list[SqlKeys] = []
 
     def again() -> SqlKeys:
-        stores.append(SqlKeys(url))
+        stores.append(SqlKeys(database_url))
         return stores[-1]
 
     yield again
@@ -87,22 +101,56 @@ def test_a_key_is_revoked_once(keys: KeyStore) -> None:
     assert keys.all() == {b"a": a_key("a", revoked_ns=7), b"b": a_key("b")}
 
 
-def test_the_stamp_moves_with_every_change_and_only_then(keys: KeyStore) -> None:
-    stamps = [keys.stamp()]
-    changes: list[Callable[[], None]] = [
-        lambda: keys.add(b"a", a_key("a", 2)),
-        lambda: keys.add(b"b", a_key("b", 1)),
-        lambda: keys.revoke("a", 4),
-        lambda: keys.revoke("b", 3),  # a clock may be set back
-        lambda: keys.add(b"c", a_key("c", 5)),
+def test_what_changed_since_is_told_with_a_number_that_grows(keys: KeyStore) -> None:
+    start, none = keys.changed(-1)
+    assert none == {}
+    last, changes = start, 0
+    steps: list[tuple[Callable[[], None], str]] = [
+        (lambda: keys.add(b"a", a_key("a", 2)), "a"),
+        (lambda: keys.add(b"b", a_key("b", 1)), "b"),
+        (lambda: keys.revoke("a", 4), "a"),
+        (lambda: keys.revoke("b", 3), "b"),  # a clock may be set back
+        (lambda: keys.add(b"c", a_key("c", 5)), "c"),
     ]
-    for change in changes:
+    for change, id_ in steps:
         change()
-        assert keys.stamp() == keys.stamp()
-        stamps.append(keys.stamp())
+        number, changed = keys.changed(last)
+        assert [record.id for record in changed.values()] == [id_]
+        assert number > last
+        last, changes = number, changes + 1
+        assert keys.changed(last) == (last, {})
     keys.revoke("a", 6)
-    assert keys.stamp() == stamps[-1], "it was revoked before"
-    assert len(set(stamps)) == len(stamps)
+    keys.used({"b": 9})
+    assert keys.changed(last) == (last, {}), "it was revoked before, and a use is no change"
+    assert keys.changed(start) == keys.changed(-1) == (last, keys.all())
+
+
+def test_uses_are_kept_the_latest_of_each(keys: KeyStore) -> None:
+    keys.add(b"a", a_key("a"))
+    keys.add(b"b", a_key("b"))
+    keys.used({"a": 5, "nobody": 5})
+    keys.used({"b": 7, "a": 4})
+    assert [record.used_ns for record in keys.all().values()] == [5, 7]
+    keys.used({})
+
+
+def test_the_keys_of_an_account_are_its_own(keys: KeyStore) -> None:
+    young, old = a_key("y", 3, account="a", expires_ns=2**62), a_key("o", 1, revoked_ns=2, account="a")
+    for digest, record in ((b"y", young), (b"o", old), (b"b", a_key("b", account="b")), (b"n", a_key("n"))):
+        keys.add(digest, record)
+    assert keys.of("a") == [old, young]
+    assert keys.of("nobody") == []
+
+
+def test_an_account_has_so_many_that_may_be_used(keys: KeyStore) -> None:
+    keys.add(b"r", a_key("r", revoked_ns=1, account="a"), 1)
+    keys.add(b"e", a_key("e", expires_ns=10, account="a"), 1)
+    keys.add(b"o", a_key("o", account="b"), 1)
+    keys.add(b"n", a_key("n"))
+    with pytest.raises(TooLarge, match="at most 1 keys"):
+        keys.add(b"x", a_key("x", 9, account="a"), 1)
+    keys.add(b"x", a_key("x", 10, account="a"), 1)
+    assert [record.id for record in keys.of("a")] == ["e", "r", "x"]
 
 
 def test_of_the_revoked_the_last_ones_are_kept_and_of_the_others_all(keys: KeyStore) -> None:
@@ -117,13 +165,22 @@ def test_of_the_revoked_the_last_ones_are_kept_and_of_the_others_all(keys: KeySt
     ]
 
 
+def test_an_account_forgets_its_own_revoked_keys_alone(keys: KeyStore) -> None:
+    keys.add(b"nobody's", a_key("nobody's", 0, revoked_ns=1))
+    keys.add(b"other's", a_key("other's", 0, revoked_ns=1, account="b"))
+    for n in range(REVOKED_OF_ACCOUNT_KEPT_MAX + 2):
+        keys.add(f"{n}".encode(), a_key(f"{n}", 1 + n, revoked_ns=100 + n, account="a"))
+    assert [record.id for record in keys.of("a")] == [f"{n}" for n in range(2, REVOKED_OF_ACCOUNT_KEPT_MAX + 2)]
+    assert [record.id for record in keys.all().values()][:2] == ["nobody's", "other's"]
+
+
 def test_two_have_it_open_and_see_what_the_other_did(opened: Open) -> None:
     one, other = opened(), opened()
     one.add(b"a", a_key("a"))
     assert other.all() == {b"a": a_key("a")}
-    stamp = one.stamp()
+    change, _ = one.changed(-1)
     other.revoke("a", 5)
-    assert one.stamp() != stamp
+    assert one.changed(change) == (change + 1, {b"a": a_key("a", revoked_ns=5)})
     assert one.all() == {b"a": a_key("a", revoked_ns=5)}
 
 
@@ -149,6 +206,54 @@ def test_keys_and_series_live_in_one_postgresql_each_with_its_version(postgres_u
         series, store = SqlSeries(postgres_url), SqlKeys(postgres_url)
         series.close()
         store.close()
+
+
+def test_a_sixth_key_is_not_made_however_many_try_at_once(opened: Open) -> None:
+    stores, together = [opened() for _ in range(4)], Barrier(4)
+    for n in range(3):
+        stores[0].add(f"{n}".encode(), a_key(f"{n}", account="a"), 5)
+
+    def add(which: int) -> bool:
+        together.wait()
+        try:
+            stores[which].add(f"new {which}".encode(), a_key(f"new {which}", account="a"), 5)
+        except TooLarge:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sorted(threads.map(add, range(4))) == [False, False, True, True]
+    assert len(stores[0].of("a")) == 5
+    assert stores[0].changed(-1)[0] == 5, "each change has a number of its own"
+
+
+def test_keys_of_version_1_are_taken_over(database_url: URL) -> None:
+    # What version 1 made, and a key and a revoked one of it.
+    kind = "BYTEA" if database_url.get_backend_name() == "postgresql" else "BLOB"
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        for statement in (
+            "CREATE TABLE accounts_version (version INTEGER NOT NULL)",
+            "INSERT INTO accounts_version VALUES (1)",
+            f"""CREATE TABLE keys (id TEXT NOT NULL PRIMARY KEY, digest {kind} NOT NULL UNIQUE, name TEXT NOT NULL,
+                prefix TEXT NOT NULL, last TEXT NOT NULL, scopes TEXT NOT NULL, created_ns BIGINT NOT NULL,
+                revoked_ns BIGINT)""",
+        ):
+            connection.execute(text(statement))
+        for id_, revoked_ns in (("a", None), ("b", 9)):
+            connection.execute(
+                text("INSERT INTO keys VALUES (:id, :digest, :name, 'oo-Ab-_', 'wxyz', 'ai,trade', 1, :revoked_ns)"),
+                {"id": id_, "digest": id_.encode(), "name": f"key {id_}", "revoked_ns": revoked_ns},
+            )
+    engine.dispose()
+    for _ in range(2):
+        with closing(SqlKeys(database_url)) as store:
+            assert store.changed(-1) == (0, {b"a": a_key("a"), b"b": a_key("b", revoked_ns=9)})
+    with closing(SqlKeys(database_url)) as store:
+        store.revoke("a", 5)
+        assert store.changed(0) == (1, {b"a": a_key("a", revoked_ns=5)})
+        names = {index["name"] for index in inspect(store._engine).get_indexes("keys")}
+    assert names >= {"keys_of_account", "keys_changed"}
 
 
 # -- files
@@ -231,6 +336,8 @@ def test_who_begins_together_waits_for_the_other_and_has_the_same(tmp_path: Path
 def test_the_pepper_is_made_once_of_the_chance_handed_in(tmp_path: Path) -> None:
     assert pepper(tmp_path, lambda size: b"\x07" * size) == b"07" * 32
     assert pepper(tmp_path, lambda size: b"\x08" * size) == b"07" * 32
+    assert token_secret(tmp_path, lambda size: b"\x09" * size) == b"09" * 32
+    assert (tmp_path / "token-secret").read_bytes() == b"09" * 32 + b"\n"
     assert (tmp_path / "pepper").read_bytes() == b"07" * 32 + b"\n"
 
 
@@ -271,7 +378,7 @@ def test_keys_of_a_newer_version_are_refused_and_left_alone(opened: Open) -> Non
     store = opened()
     with store._writer.begin() as connection:
         connection.exec_driver_sql("UPDATE accounts_version SET version = 99")
-    with pytest.raises(Unavailable, match=r"written by a newer openoutcry \(schema 99, ours 1\)"):
+    with pytest.raises(Unavailable, match=r"written by a newer openoutcry \(schema 99, ours 2\)"):
         opened()
 
 
