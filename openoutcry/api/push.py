@@ -3,13 +3,14 @@
 A stream to clients is a `Channel`: an event is encoded and framed once and written to all who follow, and the frames of
 one turn of the loop leave in one write. What a client does not read stays in its socket's buffer, which is its queue:
 `Every` (trades, liquidations) closes a follower whose buffer is full, `Newest` (candles) keeps the newest frame of each
-key for it until it reads again. One slow client costs the others nothing.
+key for it until it reads again. `Final` is for a `Reader`, which follows many channels over one connection: the newest
+frame of each waits for it, and every final one. One slow client costs the others nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from openoutcry.api.frames import TRY_LATER, Writer, text_frame
 from openoutcry.errors import LimitExceeded
@@ -22,32 +23,36 @@ NEWEST_BYTES_MAX = 32 * 1024
 HELD_MAX = 100
 BATCH_FRAMES_MAX = 256
 CHANNELS_MAX = 10_000
+# What may wait for a reader of many channels, whose final frames are not dropped.
+READER_BYTES_MAX = 1024 * 1024
 
 Stop = Callable[[], None]
+_F_contra = TypeVar("_F_contra", contravariant=True)
+_W = TypeVar("_W")
 
 
-class Channel:
+class Channel(Generic[_F_contra]):
     """One stream to many followers, grouped by what each wants of it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, bounds: "Bounds") -> None:
         self._loop = loop
         self._bounds = bounds
-        self._groups: dict[Any, dict[Writer, None]] = {}
+        self._groups: dict[Any, dict[_F_contra, None]] = {}
 
-    def add(self, writer: Writer, want: Any) -> None:
-        """Let `writer` have what is sent from now on and is wanted."""
-        self._groups.setdefault(want, {})[writer] = None
+    def add(self, follower: _F_contra, want: Any) -> None:
+        """Let it have what is sent from now on and is wanted."""
+        self._groups.setdefault(want, {})[follower] = None
 
-    def remove(self, writer: Writer, want: Any) -> bool:
+    def remove(self, follower: _F_contra, want: Any) -> bool:
         """Stop that; says whether nobody is left."""
         group = self._groups.get(want, {})
-        group.pop(writer, None)
+        group.pop(follower, None)
         if not group:
             self._groups.pop(want, None)
         return not self._groups
 
 
-class Every(Channel):
+class Every(Channel[Writer]):
     """Nothing may be missing: a follower that lags too far is closed, and comes back to a whole stream.
 
     `wants` says whether a group takes a frame, from what the group asked for and the tag of the frame.
@@ -94,7 +99,7 @@ class Every(Channel):
                     writer.write(joined)
 
 
-class Newest(Channel):
+class Newest(Channel[Writer]):
     """Only the newest of each key matters: a follower that lags skips what was replaced meanwhile."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, bounds: "Bounds") -> None:
@@ -102,15 +107,15 @@ class Newest(Channel):
         self._pending: dict[Hashable, bytes] = {}
         self._held: dict[Writer, dict[Hashable, bytes]] = {}
 
-    def add(self, writer: Writer, want: Any) -> None:
-        writer.limit(self._bounds.newest_bytes_max)
-        writer.relieved = lambda: self._release(writer)
-        super().add(writer, want)
+    def add(self, follower: Writer, want: Any) -> None:
+        follower.limit(self._bounds.newest_bytes_max)
+        follower.relieved = lambda: self._release(follower)
+        super().add(follower, want)
 
-    def remove(self, writer: Writer, want: Any) -> bool:
-        self._held.pop(writer, None)
-        writer.relieved = None
-        return super().remove(writer, want)
+    def remove(self, follower: Writer, want: Any) -> bool:
+        self._held.pop(follower, None)
+        follower.relieved = None
+        return super().remove(follower, want)
 
     def send(self, payload: bytes, key: Hashable) -> None:
         """Send this text to all; it replaces what was to be sent under the same key."""
@@ -147,6 +152,113 @@ class Newest(Channel):
             writer.write(b"".join(held.values()))
 
 
+class Reader:
+    """One connection that follows many channels. All that is said to it goes through here."""
+
+    def __init__(self, writer: Writer, bounds: "Bounds", *, bytes_max: int = READER_BYTES_MAX) -> None:
+        """A reader for whom more than `bytes_max` waits is closed: what waits then is final, or answers it asked for."""
+        self.writer = writer
+        self._bounds = bounds
+        self._bytes_max = bytes_max
+        # By channel, and None for its newest frame or a number for a final one; oldest first.
+        self._held: dict[tuple[Hashable, int | None], bytes] = {}
+        self._held_bytes = 0
+        writer.limit(bounds.newest_bytes_max)
+        writer.relieved = self._release
+
+    def write(self, frames: bytes) -> None:
+        """Say this to it alone, now."""
+        self.writer.write(frames)
+        if self.writer.choked:
+            self._check()
+
+    def hold(self, channel: Hashable, frames: Mapping[int | None, bytes]) -> None:
+        """Keep these until it reads: the newest of a channel replaces the one before, which goes behind what is final."""
+        for number, frame in frames.items():
+            key = (channel, number)
+            replaced = self._held.pop(key, b"")
+            self._bounds.conflated += bool(replaced)
+            self._held[key] = frame
+            self._held_bytes += len(frame) - len(replaced)
+        self._check()
+
+    def drop(self, channel: Hashable) -> None:
+        """Say nothing more of that channel."""
+        for key in [key for key in self._held if key[0] == channel]:
+            self._held_bytes -= len(self._held.pop(key))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self.writer.relieved = None
+        self._held.clear()
+        self._held_bytes = 0
+
+    def _check(self) -> None:
+        if self._held_bytes + self.writer.buffered() > self._bytes_max:
+            self._bounds.lagged += 1
+            self._held.clear()
+            self._held_bytes = 0
+            self.writer.finish(TRY_LATER, "too slow: what must not be missed no longer fits")
+
+    def _release(self) -> None:
+        if self._held:
+            joined = b"".join(self._held.values())
+            self._held.clear()
+            self._held_bytes = 0
+            self.writer.write(joined)
+
+
+class Final(Channel[Reader]):
+    """Only the newest frame matters, and each final one. `want` is what the text of a follower's frames begins with.
+
+    Who wants None keeps the channel open, and is given nothing.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, bounds: "Bounds") -> None:
+        super().__init__(loop, bounds)
+        self._pending: dict[int | None, bytes] = {}
+        self._numbered = 0
+
+    def add(self, follower: Reader, want: Any) -> None:
+        # What was sent before is not for this one.
+        self._flush()
+        super().add(follower, want)
+
+    def remove(self, follower: Reader, want: Any) -> bool:
+        if want is not None:
+            follower.drop(self)
+        return super().remove(follower, want)
+
+    def send(self, tail: bytes, *, final: bool) -> None:
+        """Send to all what their texts begin with and `tail`; it replaces the newest before it, if that is not final."""
+        if not self._pending:
+            self._loop.call_soon(self._flush)
+        if final:
+            self._numbered += 1
+            self._pending[self._numbered] = tail
+        else:
+            self._pending.pop(None, None)
+            self._pending[None] = tail
+        if len(self._pending) >= BATCH_FRAMES_MAX:
+            self._flush()
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, {}
+        if not pending:
+            return
+        for want, group in self._groups.items():
+            if want is None:
+                continue
+            frames = {number: text_frame(want + tail) for number, tail in pending.items()}
+            joined = b"".join(frames.values())
+            self._bounds.frames += len(frames) * len(group)
+            for reader in group:
+                if reader.writer.choked:
+                    reader.hold(self, frames)
+                else:
+                    reader.writer.write(joined)
+
+
 class Bounds:
     """How much may wait for one follower, and what became of all."""
 
@@ -172,7 +284,7 @@ class Push:
     ) -> None:
         """A follower for whom more than `bytes_max` or about `frames_max` frames wait is slow."""
         self.bounds = Bounds(bytes_max, frames_max)
-        self._channels: dict[Hashable, tuple[Channel, Stop]] = {}
+        self._channels: dict[Hashable, tuple[Channel[Any], Stop]] = {}
         gauge = telemetry.gauge("push", "Frames pushed to followers, and what became of slow ones", ("what",))
         for what in ("frames", "conflated", "lagged", "followers"):
             gauge.labels(what).set_function(partial(getattr, self.bounds, what))
@@ -186,7 +298,13 @@ class Push:
         """A new channel that conflates."""
         return Newest(asyncio.get_running_loop(), self.bounds)
 
-    def join(self, key: Hashable, writer: Writer, begin: Callable[[], tuple[Channel, Stop]], want: Any = None) -> Stop:
+    def final(self) -> Final:
+        """A new channel that conflates all but what is final."""
+        return Final(asyncio.get_running_loop(), self.bounds)
+
+    def join(
+        self, key: Hashable, follower: _W, begin: Callable[[], tuple[Channel[_W], Stop]], want: Any = None
+    ) -> Stop:
         """Follow the channel called `key`; `begin` makes it and starts its source if it is not there yet.
 
         Returns the way to leave. Raises LimitExceeded, and what `begin` raises.
@@ -197,7 +315,7 @@ class Push:
                 raise LimitExceeded("too many different streams are followed now", 60.0)
             found = self._channels[key] = begin()
         channel, stop = found
-        channel.add(writer, want)
+        channel.add(follower, want)
         self.bounds.followers += 1
         left = False
 
@@ -207,7 +325,7 @@ class Push:
                 return
             left = True
             self.bounds.followers -= 1
-            if channel.remove(writer, want):
+            if channel.remove(follower, want):
                 del self._channels[key]
                 stop()
 
