@@ -49,7 +49,30 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int
 
 
-Row = UsageRow | KeptAnswer
+class StripeEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that Stripe told and that was obeyed."""
+
+    event_id: str
+    kind: str
+    at_ns: int
+
+
+class Credit(msgspec.Struct, frozen=True, kw_only=True):
+    """A session of Stripe that was paid and credited: `cents` of USD at `price` (USD for one KAI, as text) are `micros`.
+
+    `payment` is what its refunds and disputes name; None where nothing was to be paid.
+    """
+
+    session_id: str
+    account: str
+    cents: int
+    micros: int
+    price: str
+    payment: str | None
+    at_ns: int
+
+
+Row = UsageRow | KeptAnswer | StripeEvent | Credit
 
 
 class Beside(msgspec.Struct, frozen=True):

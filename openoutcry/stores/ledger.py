@@ -53,7 +53,7 @@ from openoutcry.ledger.postings import (
     State,
     Transfer,
 )
-from openoutcry.ledger.records import Beside, KeptAnswer, Row, UsageRow
+from openoutcry.ledger.records import Beside, Credit, KeptAnswer, Row, StripeEvent, UsageRow
 from openoutcry.money import AMOUNT_MAX
 from openoutcry.stores.engine import opened, refusing
 from openoutcry.stores.migrations import Schema
@@ -175,7 +175,32 @@ answers = Table(
     Column("at_ns", BigInteger, nullable=False),
     Index("answers_by_time", "at_ns"),
 )
-_TABLES: Mapping[type[Row], Table] = {UsageRow: usage, KeptAnswer: answers}
+stripe_events = Table(
+    "stripe_events",
+    _beside,
+    Column("event_id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Index("stripe_events_by_time", "at_ns"),
+)
+credits_ = Table(
+    "credits",
+    _beside,
+    Column("session_id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("cents", BigInteger, nullable=False),
+    Column("micros", BigInteger, nullable=False),
+    Column("price", Text, nullable=False),
+    Column("payment", Text, unique=True),
+    Column("at_ns", BigInteger, nullable=False),
+    CheckConstraint("cents >= 0 AND micros >= 0", name="credits_of_something"),
+)
+_TABLES: Mapping[type[Row], Table] = {
+    UsageRow: usage,
+    KeptAnswer: answers,
+    StripeEvent: stripe_events,
+    Credit: credits_,
+}
 
 _BECAME = ("state", "used", "shortfall", "to", "ended_ns")
 _OPEN = _holds.c.state == literal_column("'open'")
@@ -198,7 +223,11 @@ def _2_rows_beside(connection: Connection) -> None:
     _beside.create_all(connection)
 
 
-LEDGER = Schema("ledger_version", (_1_ledger, _2_rows_beside))
+def _3_cards(connection: Connection) -> None:
+    _beside.create_all(connection)
+
+
+LEDGER = Schema("ledger_version", (_1_ledger, _2_rows_beside, _3_cards))
 
 
 class SqlLedger:

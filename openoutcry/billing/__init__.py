@@ -1,0 +1,1 @@
+"""What is paid with cards, by Stripe: checkouts, credits, refunds."""
