@@ -47,6 +47,12 @@ class Invalid(Refusal):
     code = "invalid"
 
 
+class ContextTooLong(Invalid):
+    """A conversation that is longer than the language model takes."""
+
+    code = "context_length_exceeded"
+
+
 class BadInterval(Invalid):
     """An interval nobody can serve; the text names those allowed."""
 
@@ -154,6 +160,18 @@ class NotConfigured(Refusal):
     """A setting is missing; the text names it."""
 
     code = "not_configured"
+
+
+class NoPrice(NotConfigured):
+    """Nobody has said what a KAI costs."""
+
+    code = "price_unavailable"
+
+
+class NoStripe(NotConfigured):
+    """Stripe's settings are missing."""
+
+    code = "stripe_unavailable"
 
 
 class FolderTaken(Refusal):
