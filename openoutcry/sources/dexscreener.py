@@ -36,7 +36,8 @@ class DexScreener:
     url = "https://api.dexscreener.com"
     needs_key = False
     answers = frozenset({Wanted.TRENDING, Wanted.TOKEN})
-    per_min = 60  # of boosts; of pairs 300
+    # Of boosts it takes 60: a list is kept for a minute, so that fewer are asked for.
+    per_min = 300
 
     def request(self, ask: TokenAsk, key: str | None) -> Request:  # noqa: ARG002 - it takes none
         """What to send."""

@@ -94,7 +94,10 @@ def page(
 
 def distinct(tokens: Iterable[Token]) -> Sequence[Token]:
     """The first of each address."""
-    return tuple({address_key(token.address): token for token in reversed(tuple(tokens))}.values())[::-1]
+    found: dict[str, Token] = {}
+    for token in tokens:
+        found.setdefault(address_key(token.address), token)
+    return tuple(found.values())
 
 
 # -- addresses
