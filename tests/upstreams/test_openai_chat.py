@@ -282,7 +282,9 @@ def test_a_busy_upstream_says_for_how_long() -> None:
 
 
 def stream(*pieces: dict[str, Any], finish: str | None = None, usage: Any = None, done: bool = True) -> bytes:
-    lines = [{"choices": [{"index": 0, "delta": piece, "finish_reason": None}], "usage": None} for piece in pieces]
+    lines: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": piece, "finish_reason": None}], "usage": None} for piece in pieces
+    ]
     if finish is not None:
         lines.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
     if usage is not None:
@@ -345,9 +347,7 @@ def test_calls_of_tools_come_in_pieces() -> None:
     assert told[-1].finish == "tool_calls"
     # Some servers send whole ones, and do not number them.
     told = deltas(stream({"tool_calls": [{"id": "a", "function": {"name": "x", "arguments": {}}}]}))
-    assert told[0].tool_calls == [
-        {"index": 0, "id": "a", "type": "function", "function": {"name": "x", "arguments": "{}"}}
-    ]
+    assert told[0].tool_calls == [{"index": 0, **CALL, "id": "a", "function": {"name": "x", "arguments": "{}"}}]
     assert told[-1].finish == "tool_calls"
 
 

@@ -18,6 +18,7 @@ def read(*chunks: bytes) -> list[bytes]:
     [
         (b"data: a\n\ndata: b\n\n", [b"a", b"b"]),
         (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
+        (b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
         (b"data: a\r\rdata: b\r\r", [b"a", b"b"]),
         (b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
         (b"data:a\ndata: b\ndata:  c\n\n", [b"a\nb\n c"]),
