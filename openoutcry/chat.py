@@ -16,7 +16,7 @@ class ChatMessage(msgspec.Struct, frozen=True):
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation to go on with, in at most `output_tokens_max`. `temperature` None: the model's own.
 
-    `reasoning`: the model is one that thinks first, which is asked in another way.
+    `reasoning`: the model is one that thinks first, which is asked in another way. `json`: the answer is to be a JSON object.
     """
 
     model: str
@@ -24,6 +24,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_max: int
     temperature: float | None = None
     reasoning: bool = False
+    json: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -84,6 +84,8 @@ class OpenAi:
             body["max_tokens"] = request.output_tokens_max
             if request.temperature is not None:
                 body["temperature"] = request.temperature
+        if request.json:
+            body["response_format"] = {"type": "json_object"}
         headers = {"content-type": "application/json", "accept": "application/json"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"

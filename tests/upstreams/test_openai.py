@@ -53,6 +53,11 @@ def test_a_request_names_model_messages_most_tokens_and_temperature() -> None:
     assert "temperature" not in asked()[1]
 
 
+def test_an_answer_in_json_is_asked_for_where_it_is_wanted() -> None:
+    assert asked(json=True)[1]["response_format"] == {"type": "json_object"}
+    assert "response_format" not in asked()[1]
+
+
 def test_a_model_that_thinks_is_asked_in_its_own_way() -> None:
     _, body = asked(temperature=0.2, reasoning=True)
     assert body["max_completion_tokens"] == 400
