@@ -105,7 +105,7 @@ def _one(ask: TokenAsk, data: Any, body: bytes) -> Token:
         raise Unknown("birdeye knows no such token")
     try:
         token = _token(ask, msgspec.convert(data, _Row))
-    except (ValueError, msgspec.ValidationError) as e:
+    except ValueError as e:
         raise Unreadable("no token that can be read", body) from e
     if reading.address_key(token.address) != reading.address_key(ask.address):
         raise Unreadable("another token than was asked for", body)

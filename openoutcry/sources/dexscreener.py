@@ -101,7 +101,7 @@ def _boosted(ask: TokenAsk, rows: Sequence[Any], body: bytes) -> TokenPage:
             if boost.chain_id == ask.network.name:
                 address = reading.address(ask.network, boost.token_address)
                 found.setdefault(reading.address_key(address), address)
-        except (ValueError, msgspec.ValidationError):
+        except ValueError:
             skipped += 1
     if skipped == len(rows):
         raise Unreadable("no row that can be read", body)
@@ -117,7 +117,7 @@ def _pairs(network: Network, rows: Sequence[Any], body: bytes) -> tuple[list[_Pa
         try:
             pair = msgspec.convert(row, _Pair)
             reading.address(network, pair.base_token.address)
-        except (ValueError, msgspec.ValidationError):
+        except ValueError:
             continue
         if pair.chain_id == network.name:
             found.append(pair)

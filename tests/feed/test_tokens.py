@@ -321,6 +321,13 @@ async def test_what_is_kept_is_bounded() -> None:
     assert len(rig.web.asked) == 5
     await rig.tokens.token(1, addresses[0])
     assert len(rig.web.asked) == 6
+    # What is asked for anew is the newest.
+    await rig.clock.advance(30)
+    await rig.tokens.token(1, addresses[3])
+    await rig.tokens.token(1, addresses[1])
+    await rig.tokens.token(1, addresses[2])
+    await rig.tokens.token(1, addresses[3])
+    assert len(rig.web.asked) == 9
     await rig.tokens.close()
 
 
@@ -418,6 +425,15 @@ async def test_a_source_that_fails_is_left_alone_ever_longer(rig: Rig) -> None:
             gaps.append(n)
         await rig.clock.advance(1)
     assert [b - a for a, b in itertools.pairwise(gaps)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    # Until it answers again.
+    await rig.clock.advance(60)
+    rig.says(geckoterminal=lambda path: gecko_token(path.rpartition("/")[2]))
+    assert (await rig.tokens.token(1, PEPE)).rows[0].source == "geckoterminal"
+    rig.says(geckoterminal=TransportError("down"), dexscreener=dex("0x" + "1" * 40))
+    await rig.tokens.token(1, "0x" + "1" * 40)
+    await rig.clock.advance(1)
+    rig.says(geckoterminal=gecko_token("0x" + "2" * 40))
+    assert (await rig.tokens.token(1, "0x" + "2" * 40)).rows[0].source == "geckoterminal"
 
 
 async def test_one_strange_token_does_not_make_the_source_be_left_alone(rig: Rig) -> None:
@@ -426,6 +442,15 @@ async def test_one_strange_token_does_not_make_the_source_be_left_alone(rig: Rig
         await rig.tokens.token(1, PEPE)
     rig.says(geckoterminal=gecko_token("0x" + "2" * 40))
     assert (await rig.tokens.token(1, "0x" + "2" * 40)).rows
+
+
+async def test_a_question_nobody_answered_is_asked_again_in_a_moment(rig: Rig) -> None:
+    rig.says(geckoterminal=gecko_token("0x" + "1" * 40), dexscreener=ok(b"<html>"))
+    for after_s, asked in ((0, 1), (4.9, 1), (0.2, 2)):
+        await rig.clock.advance(after_s)
+        with pytest.raises(Unavailable):
+            await rig.tokens.token(1, PEPE)
+        assert len(rig.web.of("geckoterminal")) == asked
 
 
 async def test_rows_that_were_not_read_are_counted(rig: Rig) -> None:
