@@ -23,9 +23,10 @@ START_NS = 1_800_000_000 * NS
 class Parts:
     """A billing with what it stands on; every test ends with books that balance."""
 
-    def __init__(self, billing_store: SqlBilling, ledger: Ledger, fake: StripeFake, clock: ManualClock) -> None:
-        self.store = billing_store
-        self.ledger = ledger
+    def __init__(self, store: SqlBilling, books: SqlLedger, fake: StripeFake, clock: ManualClock) -> None:
+        self.store = store
+        self.books = books
+        self.ledger = Ledger(books, clock, Telemetry())
         self.fake = fake
         self.clock = clock
         self.telemetry = Telemetry()
@@ -37,12 +38,22 @@ class Parts:
     def stripe_of(self, secret_key: str | None = KEY, webhook_secret: str | None = SECRET, **more: Any) -> Stripe:
         return Stripe(secret_key, webhook_secret, self.fake.url, self.http, Waitless(self.clock), **more)
 
-    def of(self, stripe: Stripe | None = None, **more: Any) -> Billing:
+    def of(self, stripe: Stripe | None = None, **other: Any) -> Billing:
+        """A billing that has these parts, but for those that are named."""
+
         async def freeze(account: str) -> None:
             self.frozen.append(account)
 
-        numbers: dict[str, Any] = {"kai_usd": Decimal("0.01"), **more}
-        return Billing(self.ledger, self.store, stripe or self.stripe, freeze, self.clock, self.telemetry, **numbers)
+        ours: dict[str, Any] = {
+            "ledger": self.ledger,
+            "store": self.store,
+            "stripe": stripe or self.stripe,
+            "freeze": freeze,
+            "clock": self.clock,
+            "telemetry": self.telemetry,
+            "kai_usd": Decimal("0.01"),
+        }
+        return Billing(**(ours | other))
 
     async def begun(self, account: str = "a", cents: int = 500) -> str:
         """A checkout of ours, by its id."""
@@ -105,11 +116,10 @@ async def parts(
     fake: StripeFake,
     clock: ManualClock,
 ) -> AsyncIterator[Parts]:
-    ledger = Ledger(open_books(), clock, Telemetry())
-    made = Parts(open_billing(), ledger, fake, clock)
+    made = Parts(open_billing(), open_books(), fake, clock)
     try:
         yield made
-        assert await ledger.check() == []
+        assert await made.ledger.check() == []
     finally:
         await made.http.close()
-        await ledger.close()
+        await made.ledger.close()
