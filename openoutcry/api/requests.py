@@ -11,6 +11,8 @@ HEAD_BYTES_MAX = 32 * 1024
 HEADERS_MAX = 100
 URL_BYTES_MAX = 8 * 1024
 REQUEST_S_MAX = 30.0
+# In the extensions of a request's scope: hangs up at once, also on who does not read what was written.
+CUT = "openoutcry.cut"
 
 
 class Bounded(HttpToolsProtocol):
@@ -44,6 +46,7 @@ class Bounded(HttpToolsProtocol):
         self._in_head = self._in_request = True
         self._head_bytes = 0
         super().on_message_begin()
+        self.scope["extensions"] = {CUT: self.transport.abort}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         self._in_head = False
