@@ -30,7 +30,7 @@ from openoutcry.api.push import Push
 from openoutcry.api.rpc import RpcServer
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock, SystemClock
-from openoutcry.config import BadConfig, Config, LlmConfig, VenueConfig, address
+from openoutcry.config import BadConfig, Config, LlmConfig, SourceConfig, VenueConfig, address
 from openoutcry.errors import Refusal, Unavailable, UnknownVenue, Unsupported
 from openoutcry.events import Candle, InterestBar, LiquidationBar, Side
 from openoutcry.feed.archives import Archives
@@ -53,6 +53,7 @@ from openoutcry.market.monitor import Monitor
 from openoutcry.market.series import Of, SeriesKey
 from openoutcry.market.warm import Warm, last_trade
 from openoutcry.simulator.cme import PATH as CME_PATH
+from openoutcry.simulator.news import FEEDS as NEWS_PATHS
 from openoutcry.simulator.simulator import Addresses, Simulator
 from openoutcry.sources import interest_files
 from openoutcry.sources.coinmarketcap import CoinMarketCap
@@ -134,7 +135,13 @@ def simulated(config: Config, simulator: Simulator) -> Config:
     catalogue = config.takashi.model_copy(update={"coinmarketcap_url": addresses["coinmarketcap"]["rest"]})
     file = f"{addresses['cme']['rest']}{CME_PATH}" if "cme" in addresses else None
     cme = config.cme.model_copy(update={"source": file})
-    return config.model_copy(update={"venues": venues, "takashi": catalogue, "cme": cme})
+    news, sources = config.news, dict(config.sources)
+    if "news" in addresses:
+        papers = addresses["news"]["rest"]
+        news = news.model_copy(update={"feeds": tuple(papers + path for path in NEWS_PATHS)})
+        sources["coindesk"] = sources.get("coindesk", SourceConfig()).model_copy(update={"url": papers})
+    played = {"venues": venues, "takashi": catalogue, "cme": cme, "news": news, "sources": sources}
+    return config.model_copy(update=played)
 
 
 def _played(name: str, addresses: Addresses) -> dict[str, Any]:

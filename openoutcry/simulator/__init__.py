@@ -7,16 +7,22 @@ from collections.abc import Mapping
 
 from openoutcry.simulator.binance import BinanceDelivery, BinanceFutures, BinanceSpot
 from openoutcry.simulator.binance_options import BinanceOptions
+from openoutcry.simulator.birdeye import Birdeye
 from openoutcry.simulator.bybit import Bybit, BybitOptions, BybitSpot
 from openoutcry.simulator.cme import Cme
+from openoutcry.simulator.codex import Codex
 from openoutcry.simulator.coinbase import Coinbase
 from openoutcry.simulator.coinmarketcap import CoinMarketCap
 from openoutcry.simulator.deribit import Deribit
+from openoutcry.simulator.dexscreener import DexScreener
+from openoutcry.simulator.geckoterminal import GeckoTerminal
 from openoutcry.simulator.hyperliquid import Hyperliquid
 from openoutcry.simulator.kit import Personality
 from openoutcry.simulator.kraken import Kraken
 from openoutcry.simulator.kraken_futures import KrakenFutures
+from openoutcry.simulator.news import News
 from openoutcry.simulator.okx import Okx, OkxOptions
+from openoutcry.simulator.pumpfun import PumpFun
 
 PERSONALITIES: Mapping[str, type[Personality]] = {
     "binance": BinanceSpot,
@@ -35,4 +41,10 @@ PERSONALITIES: Mapping[str, type[Personality]] = {
     "kraken": Kraken,
     "coinmarketcap": CoinMarketCap,
     "cme": Cme,
+    "codex": Codex,
+    "birdeye": Birdeye,
+    "pumpfun": PumpFun,
+    "geckoterminal": GeckoTerminal,
+    "dexscreener": DexScreener,
+    "news": News,
 }
