@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -621,3 +622,14 @@ def hold(token: Token, ask: TokenAsk) -> None:
         assert text is None or (text and len(text) <= 2_048 and not re.search(r"[\x00-\x1f\ud800-\udfff]", text))
     assert token.image_url is None or token.image_url.startswith(("https://", "http://"))
     json.dumps(msgspec.to_builtins(token), allow_nan=False).encode()
+
+
+def test_the_document_lists_the_sources_in_the_order_they_are_asked() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sources.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (\d+) \| (.+?) \|$", text, re.MULTILINE)
+    names = {Wanted.TRENDING: "trending", Wanted.TOKEN: "token", Wanted.PUMPFUN: "pump.fun"}
+    assert [(name, key != "none", int(per_min), told.split(", ")) for name, key, per_min, told in rows] == [
+        (s.name, s.needs_key, s.per_min, [names[w] for w in Wanted if w in s.answers])
+        for s in (make() for make in TOKEN_SOURCES.values())
+    ]
+    assert all(str(network.id) in text and network.name in text for network in NETWORKS.values())
