@@ -9,7 +9,7 @@ import msgspec
 
 from openoutcry.errors import BadInterval, Unknown
 from openoutcry.instrument import Instrument
-from openoutcry.market.coins import Coins, printable
+from openoutcry.market.coins import Coins, printable, stripped
 from openoutcry.market.market import Market
 
 INTERVALS: Mapping[str, int] = {
@@ -75,3 +75,9 @@ class Names:
                 self._spelt.clear()
             self._spelt[symbol] = found
         return found
+
+
+def coin_of(symbol: str) -> str:
+    """The coin that a symbol names, by its spelling alone: for what knows no venue."""
+    upper = symbol.strip().upper()
+    return next((coin for coin in stripped(upper) if coin), upper)
