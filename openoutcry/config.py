@@ -276,9 +276,12 @@ class TierConfig(_Part):
     )
 
 
+# What an account falls to whose payment was taken back.
+FROZEN = "frozen"
+
+
 def _tiers() -> dict[str, TierConfig]:
-    # `frozen` is what an account falls to whose payment was taken back.
-    return {"standard": TierConfig(), "frozen": TierConfig(requests_per_min=10, tokens_per_min=0)}
+    return {"standard": TierConfig(), FROZEN: TierConfig(requests_per_min=10, tokens_per_min=0)}
 
 
 class AccountsConfig(_Part):

@@ -1,6 +1,7 @@
 """Money: a whole number of an asset's smallest units. No amount is ever a float, and none is ever rounded here."""
 
 import re
+from decimal import Decimal
 
 import msgspec
 
@@ -40,6 +41,10 @@ class Asset(msgspec.Struct, frozen=True):
         """The amount with all of its decimal places: `units` reads it back."""
         sign, digits = "-" if units < 0 else "", str(abs(units)).rjust(self.scale + 1, "0")
         return f"{sign}{digits[: -self.scale]}.{digits[-self.scale :]}" if self.scale else sign + digits
+
+    def decimal(self, units: int) -> Decimal:
+        """The amount as a number, exactly."""
+        return Decimal(units).scaleb(-self.scale)
 
 
 # One KAI is 1,000,000 micros.

@@ -11,15 +11,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
+from openoutcry.accounts.accounts import Accounts
+from openoutcry.accounts.callers import Callers
 from openoutcry.accounts.keys import Keys
+from openoutcry.accounts.limits import Limits
 from openoutcry.api.admission import Admission
 from openoutcry.api.push import Push
+from openoutcry.billing.billing import Billing
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock
+from openoutcry.config import AgentkConfig
 from openoutcry.errors import Refusal
+from openoutcry.feed.news import News
 from openoutcry.feed.tasks import Tasks
+from openoutcry.feed.tokens import Tokens
 from openoutcry.instrument import Exchange, Instrument, Kind
+from openoutcry.ledger.ledger import Ledger
+from openoutcry.ledger.usage import UsageLog
 from openoutcry.llm.analyst import Analyst
+from openoutcry.llm.models import Models
 from openoutcry.market.market import Market
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Response as CatalogueAnswer
@@ -44,7 +54,7 @@ class Doors:
 
     `follow` is `Outside.follow`: it keeps an instrument's feeds subscribed until the function it returns is called.
     `catalogues` holds those that have their key. After `idle_s` without a word of a client whose API asks it for pings,
-    its socket is closed. `tasks` is None where nothing is backfilled, `analyst` where nothing is analysed. `bare_venue` is where a coin alone is looked for;
+    its socket is closed. A part that this server has not is None. `bare_venue` is where a coin alone is looked for;
     `klines_locked`: HyperORU wants a key; `takashi_locked`: TAKASHI does. `large_trade_usd` is what counts as large where a caller cannot say,
     the `_default`s are what counts where a caller can say and does not; `points_shape` is the shape of Kiyotaka's JSON.
     """
@@ -70,6 +80,16 @@ class Doors:
     large_trade_usd: Decimal = Decimal(100_000)
     large_trades_usd_default: Decimal = Decimal(100_000)
     liquidations_usd_default: Decimal = Decimal(5_000)
+    accounts: Accounts | None = None
+    callers: Callers | None = None
+    limits: Limits | None = None
+    ledger: Ledger | None = None
+    usage: UsageLog | None = None
+    billing: Billing | None = None
+    models: Models | None = None
+    news: News | None = None
+    tokens: Tokens | None = None
+    agentk: AgentkConfig = AgentkConfig()
 
 
 class Dialect(Protocol):
