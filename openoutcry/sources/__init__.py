@@ -19,7 +19,8 @@ TOKEN_SOURCES: Mapping[str, Callable[[], TokenSource]] = {
     "geckoterminal": GeckoTerminal,
     "dexscreener": DexScreener,
 }
-NEWS_SOURCES: Mapping[str, Callable[[], NewsSource]] = {
+# Each is made with the most bytes that an answer may have.
+NEWS_SOURCES: Mapping[str, Callable[[int], NewsSource]] = {
     "feeds": Feeds,
     "coindesk": CoinDesk,
 }

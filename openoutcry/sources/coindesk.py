@@ -20,6 +20,7 @@ import msgspec
 from openoutcry.clock import NS
 from openoutcry.errors import Unreadable
 from openoutcry.sources.feeds import (
+    FEED_BYTES_MAX,
     GUID_CHARS_MAX,
     ITEMS_MAX,
     SOURCE_CHARS_MAX,
@@ -41,6 +42,9 @@ class CoinDesk:
 
     url: str | None = "https://data-api.coindesk.com"
 
+    def __init__(self, bytes_max: int = FEED_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+
     def request(self, key: str | None) -> Request:
         """The newest LIMIT, in English."""
         headers = {"accept": "application/json"} | ({} if key is None else {"authorization": f"Apikey {key}"})
@@ -48,6 +52,8 @@ class CoinDesk:
 
     def read(self, body: bytes, host: str, received_ns: int) -> Sequence[Item]:
         """The articles in the order of the answer; those without a title or an address are left out. Raises Unreadable."""
+        if len(body) > self._bytes_max:
+            raise Unreadable(f"a list larger than {self._bytes_max} bytes", body)
         try:
             answer = _ANSWER.decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as e:

@@ -72,13 +72,16 @@ class Feeds:
 
     url: str | None = None
 
+    def __init__(self, bytes_max: int = FEED_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+
     def request(self, key: str | None) -> Request:  # noqa: ARG002 - feeds take none
         """The address as it is."""
         return Request(path="", headers={"accept": ACCEPT})
 
     def read(self, body: bytes, host: str, received_ns: int) -> Sequence[Item]:
         """The items in the order of the feed. Raises Unreadable."""
-        root = _parsed(body)
+        root = _parsed(body, self._bytes_max)
         if root.tag == f"{ATOM}feed":
             name = _source(root.find(f"{ATOM}title"), host)
             found = (_entry(each, name, host, received_ns) for each in _some(root, f"{ATOM}entry"))
@@ -192,9 +195,9 @@ class _Builder(TreeBuilder):
         return super().end(tag)
 
 
-def _parsed(body: bytes) -> Element:
-    if len(body) > FEED_BYTES_MAX:
-        raise Unreadable(f"a feed larger than {FEED_BYTES_MAX} bytes", body)
+def _parsed(body: bytes, bytes_max: int) -> Element:
+    if len(body) > bytes_max:
+        raise Unreadable(f"a feed larger than {bytes_max} bytes", body)
     parser = DefusedXMLParser(target=_Builder(), forbid_dtd=True, forbid_entities=True, forbid_external=True)
     try:
         # Some put an empty line before the declaration, which XML does not allow.

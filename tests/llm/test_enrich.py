@@ -110,7 +110,8 @@ async def test_a_model_that_thinks_gets_room_for_it() -> None:
 
 BAD: list[str] = [
     "", "no", "[]", "{}", '{"articles": {}}', said(), said(a_row(1)), said(a_row(1), a_row(2), a_row(3)), said(a_row(1), a_row(1)),
-    said(a_row(0), a_row(1)), said(a_row(1), a_row(2, id="2")), said(a_row(1), a_row(2, sentiment=1.01)),
+    said(a_row(0), a_row(1)), said(a_row(1), a_row(2, id="2")), said(a_row(1), a_row(2, sentiment=1.01, label="positive")),
+    said(a_row(1), a_row(2), a_row(2, summary="Again.")), '{"more":' + "[" * 50_000,
     said(a_row(1), a_row(2, sentiment=None)), said(a_row(1), a_row(2, sentiment="0.5")), said(a_row(1), a_row(2, label="bullish")),
     said(a_row(1), a_row(2, label="positive")), said(a_row(1), a_row(2, tickers="BTC")), said(a_row(1), a_row(2, tickers=["<b>"])),
     said(a_row(1), a_row(2, tickers=["BTC"] * 11)), said(a_row(1), a_row(2, category="gossip")), said(a_row(1), a_row(2, summary=5)),

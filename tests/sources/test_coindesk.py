@@ -74,6 +74,11 @@ def test_what_is_no_list_is_unreadable(body: bytes) -> None:
         CoinDesk().read(body, "host.example", NOW_NS)
 
 
+def test_a_list_that_is_too_large_is_unreadable() -> None:
+    with pytest.raises(Unreadable, match="larger than 10 bytes"):
+        CoinDesk(10).read(b'{"Data": []}', "host.example", NOW_NS)
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()
