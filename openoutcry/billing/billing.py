@@ -65,7 +65,7 @@ Freeze = Callable[[str], Awaitable[object]]
 
 
 class Checkout(msgspec.Struct, frozen=True):
-    """Where to pay, and what it will buy at most: fees in cents that Stripe takes off are not known yet."""
+    """Where to pay, and what it buys if all of it is paid."""
 
     url: str
     session_id: str
