@@ -1,12 +1,11 @@
 """A call is held, made, and paid once, whatever happens between; failures are free."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import URL
 
 from openoutcry.chat import Delta, Usage
 from openoutcry.errors import (
@@ -25,22 +24,9 @@ from openoutcry.ledger.postings import Balance
 from openoutcry.ledger.tariff import Cost, Tariff
 from openoutcry.llm import models as door
 from openoutcry.llm.models import Completed, Speaking
-from openoutcry.stores.ledger import SqlLedger
 from tests.llm.calls import GRANTED, START_NS, Till, ask, heard, says, until
 
 DEADLINE_S = door.WHOLE_S + door.HOLD_GRACE_S
-
-
-@pytest.fixture
-async def till(open_books: Callable[[], SqlLedger], books_url: URL) -> AsyncIterator[Till]:
-    """`a` has ten thousand micros. In the end nothing is held, and all that was paid has its row."""
-    made = Till(open_books(), books_url)
-    await made.open()
-    await made.grant("a", GRANTED)
-    yield made
-    await made.close()
-    await made.checked()
-    made.usage.close()
 
 
 async def refusal_of(asked: Coroutine[Any, Any, object]) -> Refusal:
