@@ -107,6 +107,12 @@ class CancelAll(msgspec.Struct, frozen=True, gc=False, tag="cancel_all"):
     buys: bool | None = None
 
 
+class Relist(msgspec.Struct, frozen=True, tag="relist"):
+    """From now on these assets and pairs are traded, under these rules: `listings` is what `Listings.told` gives."""
+
+    listings: bytes
+
+
 class Move(msgspec.Struct, frozen=True, gc=False, tag="move"):
     """Bring so many units of an asset in, or (below zero) take them out. `id` is the caller's: twice does it once."""
 
@@ -116,7 +122,7 @@ class Move(msgspec.Struct, frozen=True, gc=False, tag="move"):
     units: int
 
 
-Command = Limit | Market | Bulk | Cancel | CancelAll | Move
+Command = Limit | Market | Bulk | Cancel | CancelAll | Relist | Move
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
@@ -138,9 +144,10 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
-    """An order as it was right after something became of it."""
+    """An order as it was right after something became of it. `place` is its time of entry, which no other order has."""
 
     id: str
+    place: int
     wallet: str
     pair: str
     buys: bool

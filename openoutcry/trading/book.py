@@ -65,6 +65,7 @@ class Order:
         """As it is."""
         return Change(
             self.id,
+            self.place,
             self.wallet,
             self.pair,
             self.buys,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from openoutcry.ledger.postings import ISSUANCE
 from openoutcry.money import AMOUNT_MAX
 from openoutcry.orders import (
     Bulk,
@@ -24,6 +25,7 @@ from openoutcry.orders import (
     Market,
     Move,
     Outcome,
+    Relist,
     Status,
     Trade,
 )
@@ -34,7 +36,7 @@ SIDE_ORDERS_MAX = 200_000
 ITEMS_MAX = 1_000
 # Orders of one command have places beside each other.
 PLACES = 1 << 20
-# Where fees go, and where what is brought in comes from.
+# Where fees go.
 FEES = "system:exchange-fees"
 
 _PLACED, _PARTIALLY, _MATCHED = Status.PLACED, Status.PARTIALLY_MATCHED, Status.MATCHED
@@ -51,8 +53,6 @@ class Engine:
         self.orders: dict[str, Order] = {}
         self.moved: set[Purse] = set()
         self._purses: dict[tuple[str, str], Purse] = {}
-        # All that was brought in of an asset, so that no purse can outgrow what can be kept.
-        self._issued: dict[str, int] = {}
         self._listings = listings
         self.relist(listings)
 
@@ -78,7 +78,7 @@ class Engine:
         return purse
 
     def purses(self) -> Iterator[Purse]:
-        """Of all wallets and assets that ever had any."""
+        """Of all wallets and assets that ever had any, and of where it came from: each asset sums to zero."""
         yield from self._purses.values()
 
     def load(self, purses: Iterable[Purse], orders: Iterable[Order]) -> None:
@@ -86,7 +86,6 @@ class Engine:
         assert not self._purses
         for purse in purses:
             self._purses[purse.wallet, purse.asset] = purse
-            self._issued[purse.asset] = self._issued.get(purse.asset, 0) + purse.total
         for order in sorted(orders, key=lambda each: each.place):
             self.orders[order.id] = order
             self.books[order.pair].add(order)
@@ -108,7 +107,7 @@ class Engine:
         for id_, book in sorted(self.books.items()):
             for side in (book.bids, book.asks):
                 for order in side.orders():
-                    told.update(msgspec.json.encode([id_, order.place, *msgspec.structs.astuple(order.now())]))
+                    told.update(msgspec.json.encode([id_, *msgspec.structs.astuple(order.now())]))
         return told.hexdigest()
 
     # -- what is asked
@@ -128,8 +127,11 @@ class Engine:
             return self._market(work, command)  # type: ignore[arg-type]
         if kind is CancelAll:
             return self._cancel_all(work, command)  # type: ignore[arg-type]
-        assert isinstance(command, Move)
-        return Outcome(refused=self._move(command))
+        if kind is Move:
+            return Outcome(refused=self._move(command))  # type: ignore[arg-type]
+        assert isinstance(command, Relist)
+        self.relist(Listings.read(command.listings))
+        return Outcome()
 
     def _limit(self, work: "_Work", asked: Limit | Item, wallet: str, pair_id: str) -> Code | None:
         book = self.books.get(pair_id)
@@ -330,14 +332,16 @@ class Engine:
     def _move(self, asked: Move) -> Code | None:
         if asked.asset not in self._listings.assets:
             return Code.NOT_FOUND
-        issued = self._issued.get(asked.asset, 0) + asked.units
-        if not asked.units or issued > AMOUNT_MAX:
+        source = self.purse(ISSUANCE, asked.asset)
+        # Nobody can have more than all that was brought in, and that can be kept.
+        if not asked.units or source.total - asked.units < -AMOUNT_MAX:
             return Code.INVALID_VOLUME
         purse = self.purse(asked.wallet, asked.asset)
         if purse.total - purse.held + asked.units < 0:
             return Code.NOT_ENOUGH_FUNDS
-        self._issued[asked.asset] = issued
+        source.total -= asked.units
         purse.total += asked.units
+        self.moved.add(source)
         self.moved.add(purse)
         return None
 

@@ -6,7 +6,7 @@ from functools import cached_property
 import msgspec
 
 from openoutcry.errors import Invalid
-from openoutcry.money import AMOUNT_MAX, SCALE_MAX
+from openoutcry.money import AMOUNT_MAX, KAI, SCALE_MAX
 
 PPM = 1_000_000
 PLACES_MAX = 12
@@ -22,7 +22,10 @@ class Asset(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: int
 
     def __post_init__(self) -> None:
-        _named(self.id, self.name, self.symbol)
+        _named(self.id)
+        _said(self.name, self.symbol)
+        if self.id == KAI.name:
+            raise Invalid(f"{KAI.name} pays for calls of language models, and is not traded")
         if not 0 <= self.accuracy <= min(PLACES_MAX, SCALE_MAX):
             raise Invalid(f"{self.id}: an accuracy is 0 to {PLACES_MAX}")
 
@@ -52,7 +55,8 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     on: bool = True
 
     def __post_init__(self) -> None:
-        _named(self.id, self.name, self.base, self.quote)
+        _named(self.id, self.base, self.quote)
+        _said(self.name)
         if self.base == self.quote:
             raise Invalid(f"{self.id}: an asset is not traded for itself")
         if not all(0 <= each <= PLACES_MAX for each in (self.price_accuracy, self.base_accuracy, self.quote_accuracy)):
@@ -95,8 +99,24 @@ class Listings(msgspec.Struct, frozen=True):
                 if asset.accuracy != accuracy:
                     raise Invalid(f"{pair.id}: {id_} has {asset.accuracy} places")
 
+    def told(self) -> bytes:
+        """All of it, for the log of commands: `read` reads it back."""
+        return msgspec.json.encode([list(self.assets.values()), list(self.pairs.values())])
+
+    @classmethod
+    def read(cls, told: bytes) -> "Listings":
+        """What `told` told."""
+        assets, pairs = msgspec.json.decode(told, type=tuple[list[Asset], list[Pair]])
+        return cls({asset.id: asset for asset in assets}, {pair.id: pair for pair in pairs})
+
 
 def _named(*names: str) -> None:
     for name in names:
         if not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isascii() or not name.isprintable() or " " in name:
-            raise Invalid(f"a name is 1 to {NAME_CHARACTERS_MAX} visible ASCII characters")
+            raise Invalid(f"an id is 1 to {NAME_CHARACTERS_MAX} visible ASCII characters")
+
+
+def _said(*names: str) -> None:
+    for name in names:
+        if not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isprintable():
+            raise Invalid(f"what is shown is 1 to {NAME_CHARACTERS_MAX} printable characters")

@@ -291,7 +291,7 @@ class Naive:
     @staticmethod
     def _worth(pair: Pair, lots: int, ticks: int) -> Fraction:
         in_quote = Fraction(lots, 10**pair.base_accuracy) * Fraction(ticks, 10**pair.price_accuracy)
-        return in_quote * 10**pair.quote_accuracy
+        return in_quote * int(10**pair.quote_accuracy)
 
     def _quote(self, pair: Pair, lots: int, ticks: int, *, taker_buys: bool) -> int:
         worth = self._worth(pair, lots, ticks)
