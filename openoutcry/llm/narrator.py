@@ -8,9 +8,9 @@ from typing import Literal
 
 import msgspec
 
-from openoutcry.aggregates.indicators import Indicators, Swing
+from openoutcry.aggregates.indicators import Indicators, Line, Swing
 from openoutcry.instrument import Kind
-from openoutcry.llm.figures import figure, length, moment, name, percent
+from openoutcry.llm.figures import UNKNOWN, figure, length, moment, name, percent
 from openoutcry.llm.material import Material
 
 MODEL = "builtin-narrator"
@@ -59,8 +59,8 @@ class Plan(msgspec.Struct, frozen=True):
         return abs(self.targets[0] - self.entry) / abs(self.entry - self.stop)
 
 
-def narrate(material: Material, told: Indicators, question: str) -> str:
-    """All sections in Markdown, for at least one closed candle."""
+def narrate(material: Material, told: Indicators, question: str, notes: Sequence[str] = ()) -> str:
+    """All sections in Markdown, for at least one closed candle; `notes` before them."""
     evidence = list(_evidence(material, told))
     way = trend(evidence)
     sections = {
@@ -75,7 +75,30 @@ def narrate(material: Material, told: Indicators, question: str) -> str:
     if material.change is not None:
         head += f" ({percent(material.change)} in 24 h)"
     text = "\n\n".join(f"## {title}\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items())
-    return "\n\n".join([FIRST_LINE, *_asked(question), head, text]) + "\n"
+    return "\n\n".join([FIRST_LINE, *notes, *_asked(question), head, text]) + "\n"
+
+
+def table(material: Material, told: Indicators) -> str:
+    """The numbers that the sentences rest on, as a table in Markdown."""
+    rows = {
+        "Close": figure(material.candles[-1].close),
+        **{f"SMA{size}": _newest(line) for size, line in told.sma.items()},
+        **{f"EMA{size}": _newest(line) for size, line in told.ema.items()},
+        **{f"RSI{size}": UNKNOWN if value is None else f"{value:.1f}" for size, value in told.rsi.items()},
+        "MACD": UNKNOWN if told.macd is None else _row(told.macd.macd, told.macd.signal, told.macd.histogram),
+        "Bollinger": UNKNOWN
+        if told.bollinger is None
+        else _row(told.bollinger.lower, told.bollinger.middle, told.bollinger.upper),
+        "ATR14": figure(told.atr),
+        "Stochastic %K": UNKNOWN if told.stochastic is None else f"{told.stochastic.k:.1f}",
+        "VWAP": figure(told.vwap),
+        "OBV": figure(told.obv),
+        "Volume": figure(material.candles[-1].volume),
+    }
+    head = (
+        f"| {name(material.instrument.coin)}, {length(material.interval_s)} | {moment(material.now_ns)} |\n|---|---|\n"
+    )
+    return head + "".join(f"| {what} | {value} |\n" for what, value in rows.items())
 
 
 def trend(evidence: Sequence[Evidence]) -> Way:
@@ -294,6 +317,14 @@ def _risks(material: Material, told: Indicators) -> Iterator[str]:
     if lacking:
         yield f"Unknown with {_count(len(material.candles), 'candle')}: {', '.join(lacking)}."
     yield "Rules know nothing of news, liquidity or your position, and the past of a price does not bind it. No advice."
+
+
+def _newest(line: Line) -> str:
+    return figure(line[-1]) if line else UNKNOWN
+
+
+def _row(*values: float) -> str:
+    return " / ".join(map(figure, values))
 
 
 def _count(many: int, what: str) -> str:
