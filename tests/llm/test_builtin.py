@@ -97,7 +97,7 @@ async def test_without_a_coin_it_says_what_it_is_and_what_to_ask(question: Any) 
     market = Market()
     said = await market.builtin.complete(asking(question))
     assert said.text == f"{FIRST_LINE}\n\n{HELP}\n"
-    assert (said.finish, market.gathered) == ("stop", [])
+    assert (said.finish, market.looked_up, market.gathered) == ("stop", [], [])
 
 
 async def test_one_that_is_not_listed_is_named() -> None:
@@ -180,6 +180,14 @@ async def test_no_more_is_said_than_is_let(tokens: int, thinks: bool) -> None:
     assert (whole.text or "").startswith(said.text or "")
     # What is said begins when all is thought.
     assert not said.text or said.thought == whole.thought
+
+
+async def test_nothing_is_said_where_a_thought_was_cut_in_a_character() -> None:
+    async def find(coin: str) -> Instrument:
+        return an_instrument(coin="x\u0411")
+
+    said = await Builtin(find, Market().gather).complete(asking("BTC", thinks=True, tokens=1))
+    assert (said.thought, said.text, said.finish) == ("| x", "", "length")
 
 
 async def test_hi_in_twenty_tokens_is_cut() -> None:
