@@ -74,7 +74,7 @@ class Tokens:
         now_s = self._clock.now_ns() / NS
         try:
             claims = msgspec.convert(self._decoded(text), _Claims)
-        # Its head is read before its signature is: it may be nested as deep as it is long.
+        # Its head is read before its signature is, and may be nested as deep as it is long: older PyJWT lets that through.
         except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError, RecursionError) as e:
             raise _refusal() from e
         if claims.exp <= now_s or claims.iat > now_s + APART_S_MAX:

@@ -246,6 +246,13 @@ async def test_a_key_ends_by_the_clock_and_its_streams_with_it(
     assert telemetry.registry.get_sample_value("openoutcry_keys") == 1
 
 
+async def test_a_key_that_expired_is_unknown_before_anybody_looks(keys: Keys, clock: ManualClock) -> None:
+    record, text = await keys.create("short", expires_ns=NOW_NS + NS)
+    assert keys.authenticate(text) == record
+    await clock.advance(1)
+    assert keys.known(text) is None
+
+
 @pytest.mark.parametrize("expires_ns", [0, NOW_NS, 2**63])
 async def test_a_key_cannot_end_before_it_began(keys: Keys, expires_ns: int) -> None:
     with pytest.raises(Invalid, match="in the future"):
