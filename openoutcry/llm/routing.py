@@ -30,9 +30,8 @@ COOLDOWN_S_MAX = 60.0
 RETRY_S_MIN = 0.25
 RETRY_S_MAX = 4.0
 ERROR_BYTES_MAX = 64 * 1024
-# Connections to one upstream, and bytes of an answer of it; app.py opens the clients.
-CONNECTIONS_MAX = 256
-ANSWER_BYTES_MAX = 32 * 1024 * 1024
+# Of an answer, streamed or whole: 8,192 tokens with twenty likely ones beside each.
+STREAM_BYTES_MAX = 32 * 1024 * 1024
 # Whoever said that there is no more may close the connection in good order so long: it can be used again then.
 TAIL_S_MAX = 0.25
 PROBE_S_MAX = 5.0
@@ -426,7 +425,7 @@ def estimated(conversation: Conversation) -> int:
     return -(-size // BYTES_PER_TOKEN) + len(messages) * TOKENS_PER_MESSAGE + parts * TOKENS_PER_PART
 
 
-async def _whole(arriving: Arriving, bytes_max: int = ANSWER_BYTES_MAX) -> bytes:
+async def _whole(arriving: Arriving, bytes_max: int = STREAM_BYTES_MAX) -> bytes:
     """The body. Raises TransportError; of a body above the limit it is the head."""
     parts: list[bytes] = []
     size = 0
