@@ -1,5 +1,6 @@
 """The catalogues of tokens we play: over HTTP, read by the sources that read the real ones, held to one truth."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -116,7 +117,9 @@ async def test_those_with_keys_tell_all_that_trends_in_order(stand: Stand, name:
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
 async def test_geckoterminal_tells_the_first_pool_of_each(stand: Stand, network: Network) -> None:
-    told = await stand.all("geckoterminal", trending(network, stand.clock))
+    ask = trending(network, stand.clock)
+    assert len((await stand.page("geckoterminal", ask)).tokens) <= 20
+    told = await stand.all("geckoterminal", ask)
     truth = stand.market.trending(network.id, stand.clock.now_ns())
     assert [(token.address, token.top_pool) for token in told] == [(token.address, token.pools[0]) for token in truth]
     # Only a part of a token's trading happens there.
@@ -212,6 +215,18 @@ async def test_where_pump_fun_fails_geckoterminal_tells_of_the_same_coins(stand:
     assert {token.source for token in told} == {"geckoterminal"}
 
 
+async def test_each_coin_is_on_one_of_pump_funs_exchanges(stand: Stand) -> None:
+    listed: list[str] = []
+    for dex in ("pump-fun", "pumpswap"):
+        for page in ("1", "2"):
+            url = stand.simulator.addresses()["geckoterminal"]["rest"] + f"/networks/solana/dexes/{dex}/pools"
+            answer = await stand.http.send("GET", url, query=[("page", page)])
+            rows = json.loads(answer.body)["data"]
+            assert page == "2" or 0 < len(rows) <= 20
+            listed += [row["relationships"]["base_token"]["data"]["id"].removeprefix("solana_") for row in rows]
+    assert sorted(listed) == sorted(token.address for token in stand.market.pumped())
+
+
 # -- the whole way
 
 
@@ -252,6 +267,13 @@ async def test_its_own_limit_is_never_run_into(stand: Stand) -> None:
 
 
 # -- time
+
+
+async def test_the_change_of_a_day_is_that_of_the_prices(stand: Stand, clock: ManualClock) -> None:
+    for token in stand.market.listed(SOLANA)[:20]:
+        now, before = (stand.market.told(token, clock.now_ns() - ago_ns).price for ago_ns in (0, 86_400 * NS))
+        assert stand.market.told(token, clock.now_ns()).change == pytest.approx(now / before - 1)
+        assert now != before
 
 
 async def test_prices_move_with_the_clock_and_are_the_same_whenever_asked_for(stand: Stand, clock: ManualClock) -> None:

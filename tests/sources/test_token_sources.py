@@ -345,6 +345,8 @@ def test_geckoterminal_counts_trades_only_in_stretches_that_lie_within_the_hours
 
 def test_geckoterminal_believes_of_pumpswap_only_what_looks_like_pump_fun() -> None:
     page = decode(GeckoTerminal(), pumped(), {"data": [gecko_pool(MINT)]})
+    # On pump.fun's own exchange there is nothing else; its older coins end as they like.
+    assert [token.address for token in page.tokens] == [MINT]
     assert page.next == pumped(step=2)
     assert "/dexes/pumpswap/" in GeckoTerminal().request(page.next, None).path
     graduated = decode(GeckoTerminal(), page.next, {"data": [gecko_pool(MINT), gecko_pool(COIN)]})
@@ -371,6 +373,15 @@ def test_dexscreener_sums_a_tokens_pairs_and_prices_it_where_most_lies() -> None
         top_pool="0x" + "33" * 20,
         source="dexscreener",
     )
+
+
+def test_dexscreener_takes_only_pairs_of_the_network_that_was_asked_for() -> None:
+    elsewhere = dex_pair(chain="base", priceUsd="9", liquidity={"usd": 10**9})
+    page = decode(DexScreener(), of(PEPE, ETH), [elsewhere, *DEX_PAIRS])
+    assert [(token.price, token.liquidity) for token in page.tokens] == [(0.000012, 1400.25)]
+    assert page.skipped == 1
+    with pytest.raises(Unreadable):
+        decode(DexScreener(), of(PEPE, ETH), [elsewhere])
 
 
 def test_dexscreener_ranks_what_is_boosted_by_what_was_traded() -> None:
@@ -545,6 +556,14 @@ def test_what_is_no_answer_is_unreadable(source: TokenSource, ask: TokenAsk, sai
         assert refused.type is Unreadable
 
 
+@pytest.mark.parametrize(("source", "ask", "said"), TOLD)
+def test_an_answer_that_is_too_long_is_not_read(source: TokenSource, ask: TokenAsk, said: Any) -> None:
+    body = json.dumps(said).encode()
+    source.decode(ask, 200, {}, body.ljust(reading.ANSWER_BYTES_MAX))
+    with pytest.raises(Unreadable, match="more than"):
+        source.decode(ask, 200, {}, body.ljust(reading.ANSWER_BYTES_MAX + 1))
+
+
 def test_a_row_that_cannot_be_read_is_skipped_and_counted() -> None:
     spoilt = {"data": [gecko_pool("../../x"), 7, gecko_pool(MINT), {}], "included": "none"}
     page = decode(GeckoTerminal(), trending(), spoilt)
@@ -560,6 +579,12 @@ def test_names_are_shown_without_what_cannot_be_seen() -> None:
     assert reading.symbol(" \u200b") is None
     assert reading.url("javascript:alert(1)") is None
     assert reading.url('https://x.example/"><script>') is None
+
+
+def test_numbers_are_read_up_to_a_length() -> None:
+    # Longer ones would cost more to refuse than they are worth.
+    assert reading.number("1".rjust(reading.NUMBER_CHARS_MAX, "0")) == 1.0
+    assert reading.number("1".rjust(reading.NUMBER_CHARS_MAX + 1, "0")) is None
 
 
 WRONG: list[Any] = [
