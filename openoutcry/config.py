@@ -338,7 +338,9 @@ class UpstreamConfig(_Part):
         default=False, description="It counts tokens in every chunk when asked (`continuous_usage_stats` of vLLM)."
     )
     connect_s: float = Field(5.0, gt=0, description="Longest wait for a connection.")
-    first_byte_s: float = Field(60.0, gt=0, description="Longest wait for the first byte of a streamed answer; a whole one has the whole time.")
+    first_byte_s: float = Field(
+        60.0, gt=0, description="Longest wait for the first byte of a streamed answer; a whole one has the whole time."
+    )
     idle_s: float = Field(30.0, gt=0, description="Longest wait between two chunks of a streamed answer.")
     whole_s: float = Field(300.0, gt=0, description="Longest time of a call, all its tries together.")
     retries: int = Field(1, ge=0, le=5, description="Further tries, before the first byte only.")
