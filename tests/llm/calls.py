@@ -74,7 +74,7 @@ class Actor:
     async def stream(self, conversation: Conversation) -> AsyncGenerator[Delta, None]:
         self.asked.append(conversation)
         try:
-            for step in self.script:
+            for step in self._begun(conversation):
                 if isinstance(step, asyncio.Event):
                     await step.wait()
                 elif isinstance(step, BaseException):
@@ -85,12 +85,16 @@ class Actor:
         finally:
             self.closed += 1
 
+    def _begun(self, _conversation: Conversation) -> Sequence[Step]:
+        return self.script
+
 
 class Books:
     """The real books, which can be out of reach: `fails` says how often, before or after they did it."""
 
     def __init__(self, inner: SqlLedger) -> None:
         self.balance, self.entries, self.due, self.check = inner.balance, inner.entries, inner.due, inner.check
+        self.close = inner.close
         self._inner = inner
         self.fails = 0
         self.after = False
@@ -107,7 +111,8 @@ class Books:
 class Till:
     """`open` gives models anew, as another process would have them, over the same books."""
 
-    def __init__(self, books: SqlLedger, url: URL) -> None:
+    def __init__(self, books: SqlLedger, url: URL, prefix: str = "") -> None:
+        self.prefix = prefix
         self.clock = ManualClock(START_NS)
         self.books = Books(books)
         self.usage = SqlUsage(url)
@@ -169,7 +174,7 @@ class Till:
 
     def _new_id(self) -> str:
         self._number += 1
-        return f"{self._number:032x}"
+        return f"{self.prefix}{self._number:032x}"
 
 
 def says(text: str, usage: Usage | None = None, finish: str = "stop") -> tuple[Delta, ...]:
