@@ -148,7 +148,8 @@ _TOKEN = re.compile(rf"(?<![\w-])(?:{_PHRASED.pattern})(?![\w-])|[a-z]+(?:[-'][a
 # -- topics
 
 _TOPICS: Mapping[str, re.Pattern[str]] = {
-    topic: re.compile(rf"(?<![\w/-])(?:{'|'.join(words.split(';'))})(?![\w-])", re.IGNORECASE)
+    # Texts are put into small letters before: a search that minds no case takes more than twice as long.
+    topic: re.compile(rf"(?<![\w/-])(?:{'|'.join(words.lower().split(';'))})(?![\w-])")
     for topic, words in {
         "security": r"hack\w*;exploit\w*;stolen;theft;phishing;scam\w*;rug.?pull\w*;drain(?:ed|er|s);breach\w*;vulnerabilit\w+;malware;"
         r"ransom\w*;attackers?;lazarus;ponzi;private keys?;wrench attacks?;kidnap\w*",
@@ -232,6 +233,7 @@ def category_of(title: str, text: str) -> str:
 
     Prices move in nearly every title: markets are the topic where there is no other in it.
     """
+    title, text = title.lower(), text.lower()
     named = {topic: len(words.findall(title)) for topic, words in _TOPICS.items()}
     told = {topic: len(words.findall(text)) for topic, words in _TOPICS.items()}
     clear = [topic for topic, count in named.items() if count and topic != "markets"]
