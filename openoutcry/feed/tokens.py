@@ -33,6 +33,8 @@ FLIGHTS_MAX = 200
 # Pages of one question.
 STEPS_MAX = 10
 ANSWER_S_MAX = 8.0
+# All pages of all sources that are asked for one answer.
+FLIGHT_S_MAX = 20.0
 # A source that fails is left alone for so long, then for twice as long, ...
 FAILING_S_MIN, FAILING_S_MAX = 1.0, 60.0
 MINUTE_S = 60.0
@@ -61,9 +63,11 @@ class Tokens:
         clock: Clock,
         telemetry: Telemetry,
         answer_s_max: float = ANSWER_S_MAX,
+        flight_s_max: float = FLIGHT_S_MAX,
         tokens_kept_max: int = TOKENS_KEPT_MAX,
     ) -> None:
-        self._clock = clock
+        self._clock, self._flight_s_max = clock, flight_s_max
+        self._closed = False
         self._outlets = [
             _Outlet(source, about, http=http, clock=clock, telemetry=telemetry, answer_s_max=answer_s_max)
             for source, about in ((make(), settings.get(name, SourceConfig())) for name, make in TOKEN_SOURCES.items())
@@ -114,6 +118,7 @@ class Tokens:
 
     async def close(self) -> None:
         """Ask nothing any more; who still waits is told Unavailable."""
+        self._closed = True
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()
@@ -147,15 +152,22 @@ class Tokens:
             problem = self._of(ask.wanted).problem(key, self._clock.now_ns())
             if problem is not None:
                 return problem
+            if self._closed:
+                return _CLOSING
             if len(self._flights) >= FLIGHTS_MAX:
                 return _Problem("too many questions about tokens at once", retry_s=1.0)
             flight = self._flights[key] = asyncio.get_running_loop().create_task(self._fly(key, ask), name="tokens")
             flight.add_done_callback(lambda _: self._flights.pop(key))
         await asyncio.wait({flight})
-        return _Problem("the server is about to stop", retry_s=None) if flight.cancelled() else flight.result()
+        return _CLOSING if flight.cancelled() else flight.result()
 
     async def _fly(self, key: "_Key", ask: TokenAsk) -> "_Outcome":
-        outcome = await self._ask(ask)
+        outcome: _Outcome
+        try:
+            async with asyncio.timeout(self._flight_s_max):
+                outcome = await self._ask(ask)
+        except TimeoutError:
+            outcome = _Problem("no token source answers in time", retry_s=None, timed_out=True)
         kept, now_ns = self._of(ask.wanted), self._clock.now_ns()
         if isinstance(outcome, _Problem):
             kept.fail(key, outcome, now_ns)
@@ -214,6 +226,7 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 _Outcome = Sequence[Token] | _Problem
+_CLOSING = _Problem("the server is about to stop", retry_s=None)
 
 
 class _Entry(msgspec.Struct):

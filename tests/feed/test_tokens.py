@@ -374,6 +374,10 @@ async def test_flights_are_bounded(rig: Rig) -> None:
     await rig.tokens.close()
     told = await asyncio.gather(*asking, return_exceptions=True)
     assert {type(each) for each in told} == {Unavailable}
+    asked = len(rig.web.asked)
+    with pytest.raises(Unavailable, match="about to stop"):
+        await rig.tokens.token(1, PEPE)
+    assert len(rig.web.asked) == asked
 
 
 # -- what a source takes
@@ -459,7 +463,8 @@ async def test_rows_that_were_not_read_are_counted(rig: Rig) -> None:
     assert rig.count("token_rows_skipped_total", source="geckoterminal") == 1
 
 
-async def test_what_does_not_answer_in_time_is_told_as_that() -> None:
+@pytest.mark.parametrize(("answer_s", "flight_s"), [(0.05, 60.0), (60.0, 0.05)])
+async def test_what_does_not_answer_in_time_is_told_as_that(answer_s: float, flight_s: float) -> None:
     async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -468,7 +473,14 @@ async def test_what_does_not_answer_in_time_is_told_as_that() -> None:
     http = HttpClient()
     address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     settings = {name: SourceConfig(on=name == "geckoterminal", url=address, api_key=None) for name in TOKEN_SOURCES}
-    tokens = Tokens(settings, http=http, clock=ManualClock(START_NS), telemetry=Telemetry(), answer_s_max=0.05)
+    tokens = Tokens(
+        settings,
+        http=http,
+        clock=ManualClock(START_NS),
+        telemetry=Telemetry(),
+        answer_s_max=answer_s,
+        flight_s_max=flight_s,
+    )
     with pytest.raises(TimedOut) as refused:
         await tokens.token(1, PEPE)
     assert address not in refused.value.text
