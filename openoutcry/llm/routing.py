@@ -114,7 +114,8 @@ class Line:
             said = self._upstream.said(200, arriving.headers, body)
         except (TransportError, Unreadable, Refusal, _Failed) as e:
             raise self._failure(e) from None
-        self._did("good")
+        self._answers()
+        self._count("good")
         return said
 
     async def stream(self, conversation: Conversation, manner: Manner, rest_s: float) -> AsyncGenerator[Delta, None]:
@@ -128,7 +129,9 @@ class Line:
             try:
                 async with aclosing(self._deltas(arriving)) as deltas:
                     async for delta in deltas:
-                        spoke = True
+                        if not spoke:
+                            spoke = True
+                            self._answers()
                         yield delta
                 outcome = "good"
             finally:
@@ -141,7 +144,7 @@ class Line:
             raise failure from None
         finally:
             if outcome:
-                self._did(outcome)
+                self._count(outcome)
 
     async def tokens_in(self, conversation: Conversation, manner: Manner) -> int | None:
         """How many tokens the conversation has there; None where it does not count them, or not in time."""
@@ -230,9 +233,10 @@ class Line:
 
     # -- how it does
 
-    def _did(self, outcome: str) -> None:
+    def _answers(self) -> None:
+        if self.well is False:
+            log.info("upstream answers again", upstream=self.name)
         self.well = True
-        self._count(outcome)
 
     def _count(self, outcome: str) -> None:
         self._calls.labels(self.name, outcome).inc()
@@ -240,15 +244,17 @@ class Line:
     def _failure(self, e: "TransportError | Unreadable | Refusal | _Failed") -> "Refusal | _Failed":
         """What to raise for it: what is the caller's fault as it is."""
         if isinstance(e, Refusal) and not isinstance(e, Unavailable):
-            self.well = True  # it answers
+            self._answers()
             return e
         failed = e if isinstance(e, _Failed) else self._failed(e)
         told_s = failed.refusal.retry_s
+        # Said once, and not at every call while it lasts.
+        tell = log.debug if self.well is False else log.warning
+        tell("upstream failed", upstream=self.name, why=failed.refusal.text)
         self.well = False
         self.cool_ns = self._clock.now_ns() + round(
             NS * (COOLDOWN_S if told_s is None else min(told_s, COOLDOWN_S_MAX))
         )
-        log.info("upstream failed", upstream=self.name, why=failed.refusal.text)
         return failed
 
     def _failed(self, e: TransportError | Unreadable | Refusal) -> "_Failed":

@@ -327,6 +327,16 @@ async def test_nobody_is_asked_when_the_whole_time_is_over() -> None:
         assert run.lines[1].well is None
 
 
+async def test_a_failure_is_said_once_and_its_end_too() -> None:
+    async with bench([BROKEN, BROKEN, BROKEN, whole()], retries=2) as run:
+        with structlog.testing.capture_logs() as logs:
+            with pytest.raises(Unavailable):
+                await run.complete()
+            await run.complete()
+    told = [(each["log_level"], each["event"], each["upstream"]) for each in logs if each["log_level"] != "debug"]
+    assert told == [("warning", "upstream failed", "up0"), ("info", "upstream answers again", "up0")]
+
+
 async def test_one_that_failed_is_asked_where_the_others_fail_too() -> None:
     async with bench([BROKEN, whole("First.")], [BROKEN]) as run:
         assert (await run.complete()).text == "First."
@@ -394,6 +404,9 @@ async def test_cancelling_who_waits_ends_the_work_upstream(said: tuple[str, ...]
             await asyncio.wait([task])
             await run.upstreams[0].left.wait()
         assert run.tries == [1, 0]
+        assert run.outcomes() == {"left": 1}
+        # Who was left before a word has shown nothing.
+        assert run.routed.status() in ({"available", "unknown"} if said else {"unknown"})
 
 
 async def test_one_that_keeps_the_connection_open_after_its_end_is_not_waited_for() -> None:
