@@ -42,6 +42,9 @@ RETRY_S_MAX = 86_400.0
 # So that those that were begun together do not come together for ever.
 SPREAD = 0.1
 MARK_CHARS_MAX = 300
+COIN_CHARS_MAX = 20
+# What a database takes for a whole number.
+TIME_NS_MAX = 2**63 - 1
 DAY_NS = 86_400 * NS
 AGENT = f"openoutcry/{__version__} (feed reader)"
 
@@ -136,7 +139,12 @@ class News:
             raise Invalid(f"category is one of {', '.join(CATEGORIES)}")
         if sentiment is not None and sentiment not in LABELS:
             raise Invalid(f"sentiment is one of {', '.join(LABELS)}")
-        coin = None if coin is None else coin.upper()
+        if coin is not None:
+            coin = coin.upper()
+            if not (coin.isascii() and coin.isalnum() and len(coin) <= COIN_CHARS_MAX):
+                return []
+        if since_ns is not None:
+            since_ns = min(max(since_ns, 0), TIME_NS_MAX)
         return await asyncio.to_thread(self._store.articles, coin, category, sentiment, since_ns, limit)
 
     async def run(self) -> None:
@@ -181,6 +189,8 @@ class News:
             async with asyncio.timeout(READ_S_MAX):
                 answer = await self._fetch(place, mark)
             await self._take(place, answer)
+        except _Miss:
+            raise
         except TimeoutError:
             raise _Miss("timeout", f"no whole answer within {READ_S_MAX:g} s") from None
         except TransportError as e:
@@ -189,6 +199,9 @@ class News:
             raise _Miss("unreadable", e.why) from e
         except Unavailable as e:
             raise _Miss("store", e.text) from e
+        except Exception as e:  # a mistake of ours that one feed brings to light must not silence the others
+            log.exception("news failed", place=place.name)
+            raise _Miss("failed", "failed") from e
 
     async def _fetch(self, place: Place, mark: Mark) -> Response:
         """The answer, wherever on its site it was moved to. Raises TransportError, _Miss."""

@@ -34,7 +34,7 @@ from openoutcry.simulator.news import News as Papers
 from openoutcry.simulator.simulator import Simulator
 from openoutcry.sources.coindesk import CoinDesk
 from openoutcry.sources.feeds import Feeds
-from openoutcry.sources.source import Article
+from openoutcry.sources.source import Article, Item
 from openoutcry.stores.news import MemoryNews, SqlNews
 from openoutcry.stores.sql import sqlite_url
 from openoutcry.telemetry import Telemetry
@@ -243,6 +243,16 @@ async def test_what_is_told_may_be_narrowed(bench: Bench) -> None:
             await news.articles(**bad)
 
 
+@pytest.mark.parametrize(
+    "asked", [{"coin": "B\x00"}, {"coin": "\ud800"}, {"coin": "x" * 99}, {"coin": "'"}, {"since_ns": 10**30}]
+)
+async def test_what_no_database_could_be_asked_finds_nothing(bench: Bench, tmp_path: Path, asked: Any) -> None:
+    bench.store = SqlNews(sqlite_url(tmp_path / "news.sqlite3"))
+    news = await bench.begin(bench.host.serve("/feed", answer(rss("Bitcoin"))))
+    assert await news.articles(**asked) == []
+    assert len(await news.articles(coin="btc", since_ns=-(10**30))) == 1
+
+
 async def test_what_a_feed_said_of_its_answer_is_brought_back_to_it(bench: Bench) -> None:
     first = answer(rss("One"), etag='"a"', last_modified="Fri, 20 Nov 2026 12:00:00 GMT")
     url = bench.host.serve("/feed", first, answer(b"", 304), answer(rss("One", "Two"), etag='"b"'), answer(b"", 304))
@@ -389,6 +399,24 @@ async def test_an_address_that_moves_in_a_circle_is_left(bench: Bench) -> None:
     await bench.begin(bench.host.serve("/feed", answer(b"", 302, location="/feed")))
     assert len(bench.host.asked) == REDIRECTS_MAX + 1
     assert bench.count("news_reads_total", outcome="moved") == 1
+
+
+class Fragile(Feeds):
+    """A reader with a mistake in it."""
+
+    def read(self, body: bytes, host: str, received_ns: int) -> Sequence[Item]:
+        return [] if 1 // len(body[:0]) else super().read(body, host, received_ns)
+
+
+async def test_a_mistake_of_ours_with_one_feed_does_not_silence_the_others(bench: Bench) -> None:
+    ill = Place(Fragile(), bench.host.serve("/ill", answer(rss("Never"))))
+    good = bench.host.serve("/good", answer(rss("One")), answer(rss("One", "Two")))
+    with capture_logs() as logs:
+        await bench.begin(ill, good)
+        await bench.poll()
+    assert bench.titles() == ["Two", "One"]
+    assert bench.count("news_reads_total", outcome="failed") == 2
+    assert [row["place"] for row in logs if row["event"] == "news failed"] == ["127.0.0.1/ill"] * 2
 
 
 class Broken(MemoryNews):
