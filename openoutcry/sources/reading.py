@@ -16,7 +16,7 @@ from openoutcry.errors import RateLimited, Unavailable, Unknown, Unreadable
 from openoutcry.events import NS
 from openoutcry.sources.source import Network, Token, TokenAsk, TokenPage, Wanted
 
-ANSWER_BYTES_MAX = 4 * 1024 * 1024
+ANSWER_BYTES_MAX = 1024 * 1024  # the longest of them have a tenth of that
 ROWS_MAX = 1_000
 NUMBER_MAX = 1e18
 NUMBER_CHARS_MAX = 120  # GeckoTerminal writes prices with seventy digits
