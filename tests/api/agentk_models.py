@@ -241,9 +241,9 @@ class Chat:
 
 
 class Answered:
-    """A running server. `key` is good for everything, from `start` on."""
+    """A running server. `key` is good for everything, from `start` on. `real`: models that are asked instead of those told."""
 
-    def __init__(self) -> None:
+    def __init__(self, real: Models | None = None) -> None:
         self.clock = ManualClock(NOW_S * NS)
         self.telemetry = Telemetry()
         self.keys = Keys(MemoryKeys(), b"pepper", self.clock, self.telemetry)
@@ -262,7 +262,7 @@ class Answered:
             telemetry=self.telemetry,
             callers=SaidCallers(self.keys),
             limits=self.limits,
-            models=self.models,
+            models=self.models if real is None else real,
         )
         self.server = HttpServer(application(doors, [Chat(doors)]), "127.0.0.1", 0)
         self.address = ""

@@ -18,6 +18,7 @@ from openoutcry.api.agentk.chat_wire import CHAT, COMPLETIONS
 from openoutcry.chat import Delta, Said, Usage
 from openoutcry.errors import (
     Conflict,
+    ContextTooLong,
     InsufficientFunds,
     Invalid,
     LimitExceeded,
@@ -356,6 +357,7 @@ async def test_the_package_raises_what_it_means(answered: Answered) -> None:
     [
         (Invalid("the model cannot read images"), 400, 422, None),
         (Unsupported("no tools"), 400, 422, None),
+        (ContextTooLong("longer than the model takes"), 400, 422, "context_length_exceeded"),
         (Conflict("still running"), 409, 409, "conflict"),
         (OtherContent("another question"), 422, 422, "other_content"),
         (NotConfigured("nothing is sold"), 503, 503, "not_configured"),
@@ -501,22 +503,24 @@ async def test_a_fault_of_ours_in_the_middle_is_told_without_its_words(answered:
     assert json.loads(answer.text.split("\n\n")[2][6:])["error"]["code"] == "internal_error"
 
 
-async def test_a_comment_comes_every_15_s_of_silence(answered: Answered, until: Any) -> None:
-    more, end = asyncio.Event(), asyncio.Event()
-    answered.models.script = (Delta(text="Hel"), more, Delta(text="lo."), end, the_end())
+async def test_a_comment_comes_every_15_s_of_silence(answered: Answered) -> None:
+    more, again, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    answered.models.script = (Delta(text="Hel"), more, Delta(text="lo."), again, Delta(text="!"), end, the_end())
     reader, writer = await answered.raw({"messages": HI, "stream": True})
     await reader.readuntil(b'"content":"Hel"')
     await answered.clock.advance(14)
     more.set()
-    # Said again after 14 s: the silence begins anew.
-    assert b"keep-alive" not in await reader.readuntil(b'"content":"lo."')
+    await reader.readuntil(b'"content":"lo."')
+    # Said after 14 s: the silence begins anew.
     await answered.clock.advance(14.9)
-    await answered.clock.advance(0.2)
-    assert (await reader.readuntil(b": keep-alive\n\n")).count(b"keep-alive") == 1
+    again.set()
+    assert b"keep-alive" not in await reader.readuntil(b'"content":"!"')
+    await answered.clock.advance(15)
+    await reader.readuntil(b": keep-alive\n\n")
     await answered.clock.advance(15)
     await reader.readuntil(b": keep-alive\n\n")
     end.set()
-    assert (await reader.readuntil(b"data: [DONE]\n\n")).count(b"keep-alive") == 0
+    assert b"keep-alive" not in await reader.readuntil(b"data: [DONE]\n\n")
     writer.close()
     await writer.wait_closed()
 

@@ -26,7 +26,7 @@ from starlette.responses import Response
 from openoutcry.api.agentk import wire
 from openoutcry.api.agentk.wire import Wrong
 from openoutcry.chat import Delta, Usage
-from openoutcry.errors import Refusal
+from openoutcry.errors import ContextTooLong, Refusal
 from openoutcry.llm.models import Ask, Completed, Listed
 
 COMPLETIONS = "/v1/chat/completions"
@@ -593,7 +593,13 @@ def replayed(was: bool) -> dict[str, str]:  # noqa: FBT001  it is all there is t
 
 def bad_request(refusal: Refusal) -> Response:
     """400, where elsewhere it is 422."""
-    param, rule = (refusal.param, refusal.rule) if isinstance(refusal, wire.Wrong) else (None, None)
+    param: str | None = None
+    rule: str | None = None
+    if isinstance(refusal, wire.Wrong):
+        param, rule = refusal.param, refusal.rule
+    elif isinstance(refusal, ContextTooLong):
+        # Agents know it by this code, and shorten what they send.
+        param, rule = "messages", refusal.code
     return wire.no(400, refusal.text, "invalid_request_error", rule, param)
 
 
