@@ -245,6 +245,8 @@ class Line:
         """What to raise for it: what is the caller's fault as it is."""
         if isinstance(e, Refusal) and not isinstance(e, Unavailable):
             self._answers()
+            # Of many callers it may be ours after all: a field that this upstream does not know.
+            log.info("upstream refuses a question", upstream=self.name, why=e.text)
             return e
         failed = e if isinstance(e, _Failed) else self._failed(e)
         told_s = failed.refusal.retry_s
