@@ -108,10 +108,11 @@ class News:
         articles_max: int,
         enricher: Enricher | None = None,
         tokens_a_day_max: int = 0,
+        read_s_max: float = READ_S_MAX,
     ) -> None:
         self._places = tuple(places)
         self._store, self._http, self._clock, self._chance = store, http, clock, chance
-        self._poll_s, self._articles_max = poll_s, articles_max
+        self._poll_s, self._articles_max, self._read_s_max = poll_s, articles_max, read_s_max
         self._enricher, self._tokens_max = enricher, tokens_a_day_max
         # Of each address the answer that was kept: some send it again, whatever they are asked.
         self._seen: dict[str, bytes] = {}
@@ -186,13 +187,13 @@ class News:
         """Ask once, and keep what is new. Raises _Miss."""
         try:
             mark = await asyncio.to_thread(self._store.mark, place.id)
-            async with asyncio.timeout(READ_S_MAX):
+            async with asyncio.timeout(self._read_s_max):
                 answer = await self._fetch(place, mark)
             await self._take(place, answer)
         except _Miss:
             raise
         except TimeoutError:
-            raise _Miss("timeout", f"no whole answer within {READ_S_MAX:g} s") from None
+            raise _Miss("timeout", f"no whole answer within {self._read_s_max:g} s") from None
         except TransportError as e:
             raise _Miss("unreachable", str(e)) from e
         except Unreadable as e:

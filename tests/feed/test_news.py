@@ -44,7 +44,7 @@ NOW_NS = 1_795_179_620 * NS  # 2026-11-20 13:00:20 UTC
 POLL_S = 300.0
 BYTES_MAX = 200_000
 DAY_S = 86_400
-ENDLESS = b"endless"
+ENDLESS, DRIPS = b"endless", b"drips"
 CUT_OFF = b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n<rss>"
 NO_HTTP = b"nonsense\r\n\r\n"
 
@@ -107,6 +107,12 @@ class Host:
                 writer.write(b"10000\r\n" + b"<item/> " * 8_192 + b"\r\n")
                 self.sent += 65_536
                 await writer.drain()
+        elif told is DRIPS:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n")
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0)
         else:
             writer.write(told)
             await writer.drain()
@@ -330,6 +336,12 @@ async def test_an_endless_feed_is_cut_at_the_cap(bench: Bench) -> None:
     assert bench.count("news_reads_total", outcome="unreachable") == 1
     # What was on its way in the sockets' buffers comes on top.
     assert bench.host.sent < BYTES_MAX + 16 * 1024 * 1024
+
+
+async def test_a_feed_that_comes_in_drops_is_left(bench: Bench) -> None:
+    """No drop is late, so that only the whole of them is."""
+    await bench.begin(bench.host.serve("/feed", DRIPS), read_s_max=0.1)
+    assert bench.count("news_reads_total", outcome="timeout") == 1
 
 
 async def test_who_asks_for_patience_gets_it(bench: Bench) -> None:
