@@ -21,6 +21,7 @@ ROWS_MAX = 1_000
 NUMBER_MAX = 1e18
 NUMBER_CHARS_MAX = 120  # GeckoTerminal writes prices with seventy digits
 COUNT_MAX = 2**53
+SHARE_DIGITS = 12
 DECIMALS_MAX = 255  # one byte on every chain
 NAME_CHARS_MAX, SYMBOL_CHARS_MAX, URL_CHARS_MAX = 200, 50, 2_048
 EARLIEST_S = 1_230_768_000  # 2009-01-01: before that there was no chain
@@ -158,7 +159,8 @@ def amount(told: object) -> float | None:
 def share(told: object, of: float = 1.0) -> float | None:
     """A change, told in parts of `of`: nothing loses more than all."""
     found = number(told)
-    return found / of if found is not None and found >= -of else None
+    # Dividing leaves noise in the last digits.
+    return round(found / of, SHARE_DIGITS) if found is not None and found >= -of else None
 
 
 def count(*told: object) -> int | None:

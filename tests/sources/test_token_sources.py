@@ -581,6 +581,12 @@ def test_names_are_shown_without_what_cannot_be_seen() -> None:
     assert reading.url('https://x.example/"><script>') is None
 
 
+def test_a_percentage_becomes_a_share_without_noise() -> None:
+    assert reading.share("1.819", 100.0) == 0.01819
+    assert reading.share(-100, 100.0) == -1.0
+    assert reading.share("-100.01", 100.0) is None
+
+
 def test_numbers_are_read_up_to_a_length() -> None:
     # Longer ones would cost more to refuse than they are worth.
     assert reading.number("1".rjust(reading.NUMBER_CHARS_MAX, "0")) == 1.0
