@@ -118,8 +118,8 @@ class News:
         self._seen: dict[str, bytes] = {}
         self._ill: dict[str, str] = {}
         self._arrived = asyncio.Event()
-        # Reading XML is work: one at a time.
-        self._reading = asyncio.Lock()
+        # Reading XML is work, and the store has one writer: one answer at a time.
+        self._turn = asyncio.Lock()
         self._reads = telemetry.counter("news_reads", "Answers of feeds, by outcome", ["outcome"])
         self._judged = telemetry.counter("news_judged", "Opinions on articles, by whom", ["by"])
         self._tokens = telemetry.counter("news_tokens", "Tokens that the model used for news")
@@ -234,15 +234,15 @@ class News:
             self._reads.labels("unchanged").inc()
             return
         now_ns = self._clock.now_ns()
-        async with self._reading:
-            found = await asyncio.to_thread(self._found, place, answer.body, now_ns)
         mark = Mark(_short(answer.headers.get("etag")), _short(answer.headers.get("last-modified")))
-        kept = await asyncio.to_thread(self._store.add, found, place.id, mark, self._articles_max)
+        async with self._turn:
+            found = await asyncio.to_thread(self._found, place, answer.body, now_ns)
+            kept = await asyncio.to_thread(self._store.add, found, place.id, mark, self._articles_max)
+            self._kept.set(await asyncio.to_thread(self._store.count))
         # Not before all of it was kept: what fails is read again.
         self._seen[place.id] = digest
         self._reads.labels("read").inc()
         self._judged.labels(news_rules.BY).inc(len(kept))
-        self._kept.set(await asyncio.to_thread(self._store.count))
         if kept:
             log.info("news", place=place.name, articles=len(kept))
             self._arrived.set()

@@ -97,7 +97,7 @@ def _forms(verbs: str) -> Iterator[str]:
 
 
 _GOOD = frozenset({
-    *_forms("surge soar rally climb gain jump rocket skyrocket rebound recover advance outperform approve adopt boost upgrade strengthen "
+    *_forms("surge soar rally climb gain jump rocket skyrocket rebound recover advance outperform approve adopt boost strengthen "
             "expand accumulate accelerate succeed reclaim bounce top thrive greenlight"),
     *_words("""rise rises rose rising risen grow grows grew growing growth win wins won winning beat beats beating bull bulls bullish
     bullishness profit profits profitable profitability recovery inflow inflows approval approvals adoption breakthrough breakouts

@@ -576,6 +576,7 @@ async def test_what_the_papers_print_is_told_once_each(bench: Bench) -> None:
     # What one paper took over from another, or printed twice, is told once.
     assert len(set(titles)) == len(titles)
     assert len(titles) > 60
+    assert bench.count("news_articles") == len(titles)
     assert bench.count("news_reads_total", outcome="unchanged") > 0
     await bench.end()
     await simulator.stop()

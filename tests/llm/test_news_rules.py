@@ -34,7 +34,7 @@ HEADLINES = [
     ("Ripple wins court case against the SEC as XRP rallies", "positive", "XRP", "regulation"),
     ("Solana fails to gain ground after outage", "negative", "SOL", "technology"),
     ("Optimism fades among traders", "neutral", "", "markets"),
-    ("Optimism mainnet upgrade goes live (OP)", "positive", "OP", "technology"),
+    ("Optimism mainnet upgrade goes live (OP)", "neutral", "OP", "technology"),
     ("Fed holds interest rates steady, Powell says", "neutral", "", "macro"),
     ("Bitcoin holds above $100K after Fed rate cut", "positive", "BTC", "macro"),
     ("Tether freezes $20M USDT linked to theft", "negative", "USDT", "stablecoins"),
