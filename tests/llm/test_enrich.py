@@ -22,6 +22,7 @@ from openoutcry.llm.enrich import (
 from openoutcry.llm.news_rules import SUMMARY_CHARS_MAX, judged
 from openoutcry.sources.source import Article, Item
 from openoutcry.telemetry import Telemetry
+from tests.llm.test_relay import answer, bench
 
 PLENTY = 1_000_000
 
@@ -106,6 +107,17 @@ async def test_a_model_that_thinks_gets_room_for_it() -> None:
     await Enricher(speaker, Telemetry(), reasoning=True).enrich([an_article(1)], PLENTY)
     assert speaker.asked[0].reasoning
     assert speaker.asked[0].output_tokens_max > 4_000
+
+
+async def test_a_real_relay_carries_it() -> None:
+    told = {"model": "m", "choices": [{"message": {"content": said(a_row(1))}, "finish_reason": "stop"}]}
+    body = json.dumps({**told, "usage": {"prompt_tokens": 300, "completion_tokens": 40}}).encode()
+    async with bench(answer(200, body)) as run:
+        enriched = await Enricher(run.relay, Telemetry()).enrich([an_article(1)], PLENTY)
+    assert (enriched.articles[0].opinion.by, enriched.tokens) == ("m", 340)
+    (sent,) = run.provider.bodies
+    assert sent["response_format"] == {"type": "json_object"}
+    assert sent["messages"][1]["content"] == messages([an_article(1)])[1].text
 
 
 BAD: list[str] = [
