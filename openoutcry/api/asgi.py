@@ -40,7 +40,8 @@ CONNECTIONS_MAX = 25_000
 STOP_S_MAX = 3
 EXPOSED = (
     *("X-Request-ID", "X-Failed-Exchanges", "X-Missing", "Openoutcry-Coverage", "Retry-After"),
-    *("X-Truncated", "X-Next-Start"),
+    *("X-Truncated", "X-Next-Start", "Retry-After-Ms", "X-Kai-Cost-Micros", "Idempotent-Replayed"),
+    *(f"X-RateLimit-{what}-{of}" for what in ("Limit", "Remaining", "Reset") for of in ("Requests", "Tokens")),
 )
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

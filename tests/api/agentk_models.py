@@ -186,10 +186,12 @@ class SaidLimits(Limits):
     """Always the same standing, or the refusal it was told. `reserved`: for whom, and how many tokens."""
 
     def __init__(self) -> None:
+        self.counted = 0
         self.refusal: Refusal | None = None
         self.reserved: list[tuple[Caller, int]] = []
 
     def request(self, caller: Caller) -> Standing:
+        self.counted += 1
         if self.refusal is not None:
             raise self.refusal
         return self.standing(caller)

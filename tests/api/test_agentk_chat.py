@@ -11,6 +11,7 @@ from typing import Any
 
 import openai
 import pytest
+import structlog
 from openai.types.chat import ChatCompletionChunk
 
 from openoutcry.api.agentk import chat
@@ -702,3 +703,21 @@ def test_costs_keep_their_digits() -> None:
     told = chat_wire.simple(an_answer())
     assert told.cost.llm_usd == Decimal("0.0000030")
     assert b"0.0000033" in wire.encode(told)
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+async def test_who_leaves_in_the_middle_of_a_question_is_no_fault_of_ours(
+    answered: Answered, until: Any, path: str
+) -> None:
+    host, _, port = answered.address.rpartition(":")
+    with structlog.testing.capture_logs() as logs:
+        _, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {answered.key}\r\ncontent-length: 500\r\n\r\n"
+        writer.write(head.encode() + b'{"messages":')
+        await until(lambda: answered.limits.counted)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: not answered.server.connections)
+        assert (await answered.http.get("/v1/models")).status_code == 200
+    assert not logs
+    assert not answered.models.asked

@@ -83,10 +83,10 @@ def _spoken_to(routes: APIRouter, doors: Doors, gate: wire.Gate) -> None:
             key = chat_wire.idempotency_key(request.headers.getlist("idempotency-key"))
         except Invalid as refusal:
             return chat_wire.bad_request(refusal)
-        asked = chat_wire.simple_asked(request.headers.get("content-type"), await request.body())
         models = wire.there(doors.models, "language models")
-        ask = chat_wire.simple_ask(asked, key)
         try:
+            asked = chat_wire.simple_asked(request.headers.get("content-type"), await request.body())
+            ask = chat_wire.simple_ask(asked, key)
             told = await _while_there(request, models.complete(_payer(doors, caller), ask))
         except ClientDisconnect:
             return _unread()
