@@ -634,8 +634,12 @@ async def test_a_stream_that_has_a_reader_ends_with_the_server(answered: Answere
 
 
 async def test_a_key_and_the_print_of_a_question_are_handed_on(answered: Answered) -> None:
-    body = {"messages": HI, "temperature": 1, "stream": False}
-    same = b'{"stream": false, "unknown": 1, "temperature": 1.0, "messages": [{"content": "hi", "role": "user"}]}'
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"a": 1, "b": 2}}}
+    body = {"messages": HI, "temperature": 1, "stream": False, "tools": [tool]}
+    same = (
+        b'{"stream": false, "unknown": 1, "temperature": 1.0, "messages": [{"content": "hi", "role": "user"}],'
+        b'"tools": [{"function": {"parameters": {"b": 2, "a": 1}, "name": "f"}, "type": "function"}]}'
+    )
     await answered.post(body, Idempotency_Key="k-1")
     first = answered.asked
     assert (first.idempotency_key, len(first.fingerprint)) == ("k-1", hashlib.sha256().digest_size)
