@@ -36,10 +36,11 @@ async def test_a_checkout_is_asked_for_in_stripes_own_form(parts: Parts) -> None
 
 async def test_every_checkout_has_an_idempotency_key_of_its_own_and_a_second_try_the_same(parts: Parts) -> None:
     parts.fake.fail(500)
+    parts.billing = parts.of(nonce=iter(("one", "two")).__next__)
     first = await parts.begun()
     second = await parts.begun()
     keys = [asked.headers["idempotency-key"] for asked in parts.fake.asked]
-    assert keys[0] == keys[1] != keys[2]
+    assert keys == ["checkout-one", "checkout-one", "checkout-two"]
     assert first != second
     assert len(parts.fake.sessions) == 2
 
@@ -82,6 +83,7 @@ async def test_an_amount_has_bounds(parts: Parts, cents: int) -> None:
         "https:///ok",
         "https://user@example.com/ok",
         "https://elsewhere.example\\@example.com/ok",
+        "https://elsewhere.example\\.example.com/ok",
         "https://example.com/o k",
         "https://example.com/ok\n",
         "https://example.com/öl",
