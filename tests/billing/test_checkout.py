@@ -1,5 +1,7 @@
 """A checkout is begun at Stripe as its forms want it, and known to be whose it is before anybody can pay."""
 
+import subprocess
+import sys
 from decimal import Decimal
 
 import pytest
@@ -183,3 +185,16 @@ def assert_quotes_nothing(refusal: Refusal, parts: Parts) -> None:
     assert KEY not in refusal.text
     assert "127.0.0.1" not in refusal.text
     assert parts.fake.url not in refusal.text
+
+
+def test_without_the_library_the_extra_is_named() -> None:
+    script = (
+        "import sys; sys.modules['stripe'] = None\n"
+        "from openoutcry.billing.stripe_api import Stripe\n"
+        "from openoutcry.clock import ManualClock\n"
+        "from openoutcry.errors import NotConfigured\n"
+        "try:\n    Stripe('key', 'secret', 'http://127.0.0.1:9', None, ManualClock()).event(b'{}', 't=1,v1=00')\n"
+        "except NotConfigured as e:\n    sys.stdout.write(e.text)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 'pip install "openoutcry[stripe]"' in said.stdout
