@@ -317,5 +317,6 @@ class Answered:
         reader, writer = await asyncio.open_connection(host, int(port), **options)
         content = json.dumps(body).encode()
         head = f"POST {chat_wire.COMPLETIONS} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.key}\r\n"
-        writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        # Whoever packs answers must let a stream through as it is, each event at once.
+        writer.write(f"{head}accept-encoding: gzip\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content)
         return reader, writer
