@@ -55,7 +55,7 @@ from openoutcry.market.warm import Warm, last_trade
 from openoutcry.simulator.cme import PATH as CME_PATH
 from openoutcry.simulator.news import FEEDS as NEWS_PATHS
 from openoutcry.simulator.simulator import Addresses, Simulator
-from openoutcry.sources import interest_files
+from openoutcry.sources import TOKEN_SOURCES, interest_files
 from openoutcry.sources.coinmarketcap import CoinMarketCap
 from openoutcry.stores.analyses import SqlAnalyses
 from openoutcry.stores.folder import DataFolder
@@ -140,6 +140,10 @@ def simulated(config: Config, simulator: Simulator) -> Config:
         papers = addresses["news"]["rest"]
         news = news.model_copy(update={"feeds": tuple(papers + path for path in NEWS_PATHS)})
         sources["coindesk"] = sources.get("coindesk", SourceConfig()).model_copy(update={"url": papers})
+    for name in TOKEN_SOURCES:
+        # One that is not played is not asked: what trades outside is none of this world's.
+        played_at = {"url": addresses[name]["rest"]} if name in addresses else {"on": False}
+        sources[name] = sources.get(name, SourceConfig()).model_copy(update=played_at)
     played = {"venues": venues, "takashi": catalogue, "cme": cme, "news": news, "sources": sources}
     return config.model_copy(update=played)
 

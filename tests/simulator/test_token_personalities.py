@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
+from openoutcry.app import simulated
 from openoutcry.clock import ManualClock
-from openoutcry.config import SourceConfig
+from openoutcry.config import SourceConfig, load
 from openoutcry.errors import RateLimited, Unavailable, Unknown, Unreadable
 from openoutcry.feed.tokens import Tokens
 from openoutcry.simulator.simulator import Simulator
@@ -311,3 +312,19 @@ async def test_html_is_unreadable(stand: Stand) -> None:
     stand.simulator.faults.set("birdeye", html=True)
     with pytest.raises(Unreadable):
         await stand.page("birdeye", trending(NETWORKS[1], stand.clock))
+
+
+async def test_in_a_played_world_nobody_outside_is_asked(play: Play) -> None:
+    simulator = await play("coinmarketcap", "geckoterminal", "codex")
+    said = {"codex": {"api_key": KEY}, "geckoterminal": {"on": False}}
+    sources = simulated(load({"sources": said}), simulator).sources
+    addresses = simulator.addresses()
+    assert {name: sources[name].on for name in TOKEN_SOURCES} == {
+        "codex": True,
+        "birdeye": False,
+        "pumpfun": False,
+        "geckoterminal": False,
+        "dexscreener": False,
+    }
+    assert sources["codex"].url == addresses["codex"]["rest"]
+    assert sources["codex"].api_key is not None
