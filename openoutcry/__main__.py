@@ -1,35 +1,40 @@
-"""The command line: demo, serve, backfill, tasks, export, record, replay, keys, certificate, config."""
+"""The command line: demo, serve, backfill, tasks, export, record, replay, accounts, keys, grant, ledger, certificate, config."""
 
 import asyncio
 import json
+import re
 import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openoutcry import __version__
-from openoutcry.config import BadConfig, Config, described, load
+from openoutcry.config import FROZEN, BadConfig, Config, described, load
 from openoutcry.errors import BadRange, Invalid, Refusal, Unknown
 
 if TYPE_CHECKING:
+    from openoutcry.accounts.accounts import Account, Accounts
     from openoutcry.accounts.keys import KeyRecord, Keys
+    from openoutcry.billing.billing import Reconciled
+    from openoutcry.ledger.ledger import Ledger
+    from openoutcry.ledger.postings import Balance, Entry
     from openoutcry.market.tasks import Task
     from openoutcry.stores.export import Exported, Stored
     from openoutcry.stores.tasks import Tasks
     from openoutcry.terminal import Progress
 
-_T = TypeVar("_T")
-
 STOP_S_MAX = 3.5  # a signal ends the server within five seconds, whatever hangs
 PROGRESS_S = 1.0
 WATCH_S = 0.2
+PASSWORD_BYTES_MAX = 4_096
 
 app = typer.Typer(
     name="openoutcry",
@@ -44,6 +49,8 @@ task_commands = typer.Typer(help="Backfill tasks: list and delete them, also whi
 app.add_typer(task_commands, name="tasks")
 key_commands = typer.Typer(help="API keys: make, list and end them, also while a server runs.", no_args_is_help=True)
 app.add_typer(key_commands, name="keys")
+account_commands = typer.Typer(help="Accounts: list, make and change them, also while a server runs.")
+app.add_typer(account_commands, name="accounts")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")]
 Http = Annotated[
@@ -53,6 +60,11 @@ Grpc = Annotated[str | None, typer.Option("--grpc", metavar="HOST:PORT", help="g
 Data = Annotated[Path | None, typer.Option("--data", metavar="FOLDER", help="Where the database is kept.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Machine-readable lines on standard output, all else on standard error.")
+]
+
+Email = Annotated[str, typer.Argument(metavar="EMAIL", help="Whose account.")]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input. [asked for]")
 ]
 
 
@@ -392,11 +404,103 @@ def export(
             _exported(stored, made, target, bar, as_json=as_json)
 
 
+@account_commands.callback(invoke_without_command=True)
+def accounts(context: typer.Context, data: Data = None, as_json: AsJson = False, file: ConfigFile = None) -> None:
+    """Print the accounts, by e-mail."""
+    if context.invoked_subcommand is None:
+        accounts_list(data, as_json, file)
+
+
+@account_commands.command("list")
+def accounts_list(data: Data = None, as_json: AsJson = False, file: ConfigFile = None) -> None:
+    """Print the accounts, by e-mail."""
+    config = _there(_load(file, data=data))
+    rows = [("id", "e-mail", "name", "tier", "created")]
+
+    async def every() -> None:
+        async with _accounts(config) as accounts:
+            after: str | None = None
+            while found := await accounts.list(after=after):
+                after = found[-1].email
+                for each in found:
+                    if as_json:
+                        print(json.dumps(_account_fields(each)))
+                    else:
+                        rows.append((each.id, each.email, each.display_name, each.tier, _minute(each.created_ns)))
+
+    asyncio.run(every())
+    if not as_json:
+        _table(rows)
+
+
+@account_commands.command("create")
+def accounts_create(
+    email: Email,
+    name: Annotated[str, typer.Option("--name", help="What it is shown as.")] = "",
+    tier: Annotated[str | None, typer.Option("--tier", help="How much it may use. [setting accounts.tier]")] = None,
+    password_stdin: PasswordStdin = False,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Make an account, also where nobody may register over HTTP."""
+    config, password = _load(file, data=data), _password(from_stdin=password_stdin)
+
+    async def create() -> "Account":
+        async with _accounts(config) as accounts:
+            return await accounts.create(email, password, name, tier=tier)
+
+    _account_told("created", asyncio.run(create()), as_json=as_json)
+
+
+@account_commands.command("set-tier")
+def accounts_set_tier(
+    email: Email,
+    tier: Annotated[str, typer.Argument(help="One of the setting accounts.tiers: standard, frozen, …")],
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Put an account on another tier: a running server heeds it within a second."""
+    config = _there(_load(file, data=data))
+
+    async def change() -> "Account":
+        async with _accounts(config) as accounts:
+            return await accounts.set_tier((await accounts.find(email)).id, tier)
+
+    _account_told("changed", asyncio.run(change()), as_json=as_json)
+
+
+@account_commands.command("set-password")
+def accounts_set_password(
+    email: Email,
+    password_stdin: PasswordStdin = False,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Give an account another password: its login tokens are no longer good, its keys stay so."""
+    config = _there(_load(file, data=data))
+    password = _password(from_stdin=password_stdin)
+
+    async def change() -> "Account":
+        async with _accounts(config) as accounts:
+            return await accounts.set_password((await accounts.find(email)).id, password)
+
+    _account_told("changed", asyncio.run(change()), as_json=as_json)
+
+
 @key_commands.command("create")
 def keys_create(
     name: Annotated[str, typer.Argument(help="What you call it: whose it is, what it is for.")],
     scopes: Annotated[
         list[str] | None, typer.Option("--scope", metavar="SCOPE", help="market, ai or trade; repeatable. [all]")
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", metavar="EMAIL", help="Whose it is. [nobody's, without limits]")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="TIME", help="When it ends: 2027-01-31, or 90d from now. [never]")
     ] = None,
     data: Data = None,
     as_json: AsJson = False,
@@ -405,38 +509,58 @@ def keys_create(
     """Make a key and print it, this once: only its hash is kept."""
     from openoutcry.accounts.keys import SCOPES
 
-    async def create(keys: "Keys") -> "tuple[KeyRecord, str]":
-        return await keys.create(name, scopes or SCOPES)
+    config, expires_ns = _load(file, data=data), None if expires is None else _expiry(expires)
+    if account is not None:
+        _there(config)
 
-    record, text = _on_keys(_load(file, data=data), create)
+    async def create() -> "tuple[KeyRecord, str]":
+        async with _keys(config) as keys:
+            owner = None if account is None else await _owner(config, account)
+            return await keys.create(name, scopes or SCOPES, None if owner is None else owner.id, expires_ns=expires_ns)
+
+    record, text = asyncio.run(create())
     if as_json:
         print(json.dumps({**_key_fields(record), "key": text}))
         return
     print(text)
+    whose = "" if account is None else f", of {account}"
+    until = "" if expires_ns is None else f", until {_minute(expires_ns)}"
     print(
         f"openoutcry: this is shown once; `openoutcry keys revoke {record.id}` ends it "
-        f"({record.name}: {', '.join(sorted(record.scopes))})",
+        f"({record.name}: {', '.join(sorted(record.scopes))}{whose}{until})",
         file=sys.stderr,
     )
 
 
 @key_commands.command("list")
-def keys_list(data: Data = None, as_json: AsJson = False, file: ConfigFile = None) -> None:
+def keys_list(
+    account: Annotated[str | None, typer.Option("--account", metavar="EMAIL", help="Those of one account.")] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
     """Print all keys, oldest first: never their texts, only how these begin and end."""
+    config = _there(_load(file, data=data))
 
-    async def every(keys: "Keys") -> "list[KeyRecord]":
-        return list(await keys.list())
+    async def every() -> "tuple[Sequence[KeyRecord], Mapping[str, str]]":
+        async with _keys(config) as keys:
+            if account is not None:
+                owner = await _owner(config, account)
+                return await keys.of(owner.id), {owner.id: owner.email}
+            found = await keys.list()
+            return found, await _emails(config, {each.account for each in found if each.account is not None})
 
-    records = _on_keys(_there(_load(file, data=data)), every)
+    records, emails = asyncio.run(every())
     if as_json:
         for record in records:
-            print(json.dumps(_key_fields(record)))
+            print(json.dumps({**_key_fields(record), "email": emails.get(record.account or "")}))
         return
-    rows = [("id", "name", "key", "scopes", "created", "revoked")]
+    rows = [("id", "name", "key", "scopes", "account", "created", "used", "expires", "revoked")]
     for each in records:
-        ended = "" if each.revoked_ns is None else _minute(each.revoked_ns)
-        shown = f"{each.prefix}…{each.last}"
-        rows.append((each.id, each.name, shown, ",".join(sorted(each.scopes)), _minute(each.created_ns), ended))
+        times = (each.created_ns, each.used_ns, each.expires_ns, each.revoked_ns)
+        shown, whose = f"{each.prefix}…{each.last}", emails.get(each.account or "", each.account or "")
+        told = ("" if at_ns is None else _minute(at_ns) for at_ns in times)
+        rows.append((each.id, each.name, shown, ",".join(sorted(each.scopes)), whose, *told))
     _table(rows)
 
 
@@ -448,15 +572,118 @@ def keys_revoke(
     file: ConfigFile = None,
 ) -> None:
     """End a key: a running server refuses it, and ends its streams, within a second."""
+    config = _there(_load(file, data=data))
 
-    async def revoke(keys: "Keys") -> "KeyRecord":
-        return await keys.revoke(which)
+    async def revoke() -> "KeyRecord":
+        async with _keys(config) as keys:
+            return await keys.revoke(which)
 
-    record = _on_keys(_there(_load(file, data=data)), revoke)
+    record = asyncio.run(revoke())
     if as_json:
         print(json.dumps(_key_fields(record)))
     else:
         print(f"revoked: {record.name} ({record.id}, {record.prefix}…{record.last})")
+
+
+@app.command()
+def grant(
+    email: Email,
+    amount: Annotated[str, typer.Argument(metavar="KAI", help="How much: 5, or 0.25.")],
+    id_: Annotated[
+        str | None,
+        typer.Option("--id", metavar="ID", help="Twice the same id gives it once. [a fresh one, which is printed]"),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="What stands in its statement.")] = "grant",
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Give an account KAI, also while a server runs."""
+    from openoutcry.ledger.postings import ISSUANCE, Posting
+    from openoutcry.money import KAI
+
+    config, micros, once = _there(_load(file, data=data)), KAI.units(amount), id_ or str(uuid.uuid4())
+    if micros <= 0:
+        raise Invalid("a grant is of more than nothing")
+
+    async def give() -> "tuple[Account, Balance]":
+        owner = await _owner(config, email)
+        async with _books(config) as ledger:
+            postings = (Posting(ISSUANCE, KAI.name, -micros), Posting(owner.id, KAI.name, micros))
+            await ledger.transfer(f"grant/{once}", postings, reason)
+            return owner, await ledger.balance(owner.id, KAI.name)
+
+    owner, balance = asyncio.run(give())
+    if as_json:
+        told = {"id": once, "account_id": owner.id, "email": owner.email, "micros": micros}
+        print(json.dumps({**told, "balance_micros": balance.total}))
+    else:
+        print(f"granted: {KAI.text(micros)} KAI to {owner.email}, who has {KAI.text(balance.total)} KAI now; id {once}")
+
+
+@app.command()
+def ledger(
+    email: Annotated[str | None, typer.Argument(metavar="EMAIL", help="Whose balance and statement.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read all books, and say what does not balance.")] = False,
+    limit: Annotated[int, typer.Option("--limit", help="Entries of the statement, newest first.")] = 50,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Print what an account has and what moved on it; or check that the books balance, status 1 where they do not."""
+    if (email is None) != check:
+        raise Invalid("name an account, or give --check")
+    config = _load(file, data=data)
+    if email is None:
+        _checked(config, as_json=as_json)
+        return
+    from openoutcry.money import KAI
+
+    owner, balance, entries = asyncio.run(_statement(_there(config), email, limit))
+    if as_json:
+        told = {
+            "account_id": owner.id,
+            "email": owner.email,
+            "balance_micros": balance.total,
+            "held_micros": balance.held,
+        }
+        print(json.dumps({**told, "free_micros": balance.free, "entries": [_entry_fields(each) for each in entries]}))
+        return
+    held = "" if balance.held == 0 else f", {KAI.text(balance.held)} KAI of it held"
+    print(f"{owner.email}: {KAI.text(balance.total)} KAI{held}")
+    if entries:
+        rows = [("at", "KAI", "balance", "reason", "transfer")]
+        rows.extend(
+            (_minute(each.at_ns), KAI.text(each.amount), KAI.text(each.total), each.reason, each.transfer)
+            for each in entries
+        )
+        _table(rows)
+
+
+@app.command()
+def reconcile(data: Data = None, as_json: AsJson = False, file: ConfigFile = None) -> None:
+    """Credit what was paid by card and no webhook told of, also while a server runs, which does it every hour."""
+    import msgspec
+
+    from openoutcry.money import KAI
+
+    found = asyncio.run(_reconciled(_load(file, data=data)))
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    for each in found.credited:
+        usd = f"{each.cents // 100}.{each.cents % 100:02}"
+        print(f"credited: {each.session_id}  {usd} USD, {KAI.text(each.micros)} KAI to {each.account}")
+    for id_ in found.refused:
+        print(f"refused: {id_}  cannot be credited; the log says why")
+    for id_ in found.unknown:
+        print(f"unknown: {id_}  paid, and no checkout of ours")
+    print(
+        f"{len(found.credited):,} credited, {found.already:,} credited already, {len(found.unknown):,} unknown, "
+        f"{len(found.refused):,} refused"
+    )
+    if not found.whole:
+        print("openoutcry: there are more; the same command, or a server, goes on with them", file=sys.stderr)
 
 
 @app.command()
@@ -525,19 +752,20 @@ def _load(file: Path | None, **flags: Any) -> Config:
 
 
 def _there(config: Config) -> Config:
-    """The same. Raises Unknown where no key was ever made: a folder that was mistyped must not come to be."""
+    """The same. Raises Unknown where nothing was ever made: a folder that was mistyped must not come to be."""
     from openoutcry.app import ACCOUNTS
 
     if config.store.url is None and not (config.data / ACCOUNTS).exists():
         raise Unknown(
-            f"there are no keys in {config.data}: name the server's folder with --data, "
-            "or make one with `openoutcry keys create NAME`"
+            f"there are no keys and no accounts in {config.data}: name the server's folder with --data, "
+            "or make one with `openoutcry keys create NAME`, `openoutcry accounts create EMAIL`"
         )
     return config
 
 
-def _on_keys(config: Config, work: "Callable[[Keys], Coroutine[Any, Any, _T]]") -> _T:
-    """What `work` makes of the keys, which a server may have open at the same time."""
+@asynccontextmanager
+async def _keys(config: Config) -> "AsyncIterator[Keys]":
+    """The keys, which a server may have open at the same time."""
     from openoutcry.accounts.keys import Keys
     from openoutcry.app import key_store
     from openoutcry.clock import SystemClock
@@ -545,10 +773,139 @@ def _on_keys(config: Config, work: "Callable[[Keys], Coroutine[Any, Any, _T]]") 
 
     _logs(config, quiet=True)
     store, pepper = key_store(config)
-    try:
-        return asyncio.run(work(Keys(store, pepper, SystemClock(), Telemetry())))
-    finally:
-        store.close()
+    with closing(store):
+        yield Keys(store, pepper, SystemClock(), Telemetry(), of_account_max=config.accounts.keys_max)
+
+
+@asynccontextmanager
+async def _accounts(config: Config) -> "AsyncIterator[Accounts]":
+    """The accounts, which a server may have open at the same time."""
+    from openoutcry.accounts.accounts import Accounts
+    from openoutcry.accounts.passwords import Passwords
+    from openoutcry.accounts.tokens import Tokens
+    from openoutcry.app import account_store
+    from openoutcry.clock import SystemClock
+    from openoutcry.telemetry import Telemetry
+
+    _logs(config, quiet=True)
+    (store, secret), clock = account_store(config), SystemClock()
+    with closing(store), closing(Passwords()) as passwords:
+        yield Accounts(store, passwords, Tokens(secret, clock), clock, Telemetry(), config.accounts)
+
+
+@asynccontextmanager
+async def _books(config: Config) -> "AsyncIterator[Ledger]":
+    """The books, which a server may have open at the same time."""
+    from openoutcry.app import ledger_store
+    from openoutcry.clock import SystemClock
+    from openoutcry.ledger.ledger import Ledger
+    from openoutcry.telemetry import Telemetry
+
+    _logs(config, quiet=True)
+    with closing(ledger_store(config)) as store:
+        books = Ledger(store, SystemClock(), Telemetry())
+        try:
+            yield books
+        finally:
+            await books.close()
+
+
+async def _owner(config: Config, email: str) -> "Account":
+    async with _accounts(config) as accounts:
+        return await accounts.find(email)
+
+
+async def _emails(config: Config, ids: set[str]) -> dict[str, str]:
+    """The e-mails of those accounts."""
+    found: dict[str, str] = {}
+    if not ids:
+        return found
+    async with _accounts(config) as accounts:
+        for id_ in ids:
+            with suppress(Unknown):
+                found[id_] = (await accounts.get(id_)).email
+    return found
+
+
+async def _statement(config: Config, email: str, limit: int) -> "tuple[Account, Balance, Sequence[Entry]]":
+    from openoutcry.money import KAI
+
+    owner = await _owner(config, email)
+    async with _books(config) as books:
+        return owner, await books.balance(owner.id, KAI.name), await books.statement(owner.id, KAI.name, limit)
+
+
+def _checked(config: Config, *, as_json: bool) -> None:
+    """Raises Unknown where there are no books, Exit(1) where they do not balance."""
+    from openoutcry.app import LEDGER
+
+    if config.store.url is None and not (config.data / LEDGER).exists():
+        raise Unknown(f"there are no books in {config.data}: name the server's folder with --data")
+
+    async def check() -> Sequence[str]:
+        async with _books(config) as books:
+            return await books.check()
+
+    complaints = asyncio.run(check())
+    if as_json:
+        print(json.dumps({"balances": not complaints, "complaints": list(complaints)}))
+    else:
+        print(*(complaints or ["all books balance"]), sep="\n")
+    if complaints:
+        raise typer.Exit(1)
+
+
+def _password(*, from_stdin: bool) -> str:
+    """As it was typed (twice, unseen), or the first line of standard input. Raises Invalid where there is no terminal."""
+    if from_stdin:
+        try:
+            return sys.stdin.buffer.readline(PASSWORD_BYTES_MAX).decode().rstrip("\r\n")
+        except UnicodeDecodeError as e:
+            raise Invalid("the password is no UTF-8") from e
+    if not sys.stdin.isatty():
+        raise Invalid("there is no terminal to ask for a password at: give it with --password-stdin")
+    typed: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return typed
+
+
+def _expiry(told: str) -> int:
+    """Nanoseconds of a time, or of so long from now. Raises Invalid, BadRange."""
+    from openoutcry.clock import NS, SystemClock
+    from openoutcry.stores.export import interval_of, time_of
+
+    if re.fullmatch("[0-9]+[smhdw]", told, re.ASCII):
+        return SystemClock().now_ns() + interval_of(told) * NS
+    return time_of(told)
+
+
+async def _reconciled(config: Config) -> "Reconciled":
+    """What a look at Stripe's paid sessions comes to. Raises Unknown where there are no books, NotConfigured, Unavailable."""
+    from openoutcry.app import LEDGER, account_store, billing, ledger_store, ledger_url
+    from openoutcry.clock import SystemClock
+    from openoutcry.ledger.ledger import Ledger
+    from openoutcry.stores.billing import SqlBilling
+    from openoutcry.telemetry import Telemetry
+    from openoutcry.transport import HttpClient
+
+    if config.store.url is None and not (config.data / LEDGER).exists():
+        raise Unknown(f"there are no books in {config.data}: name the server's folder with --data")
+    _logs(config, quiet=True)
+    clock, telemetry = SystemClock(), Telemetry()
+    async with AsyncExitStack() as stack:
+        books = ledger_store(config)
+        stack.callback(books.close)
+        store = SqlBilling(ledger_url(config))
+        stack.callback(store.close)
+        accounts, _ = account_store(config)
+        stack.callback(accounts.close)
+        ledger, http = Ledger(books, clock, telemetry), HttpClient()
+        stack.push_async_callback(http.close)
+        stack.push_async_callback(ledger.close)
+
+        async def freeze(account: str) -> None:
+            await asyncio.to_thread(accounts.set_tier, account, FROZEN)
+
+        return await billing(config, ledger, store, http, freeze, clock, telemetry).reconcile()
 
 
 @contextmanager
@@ -614,15 +971,28 @@ def _more(made: "Exported") -> str:
 
 
 def _key_fields(record: "KeyRecord") -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "name": record.name,
-        "prefix": record.prefix,
-        "last": record.last,
-        "scopes": sorted(record.scopes),
-        "created_ns": record.created_ns,
-        "revoked_ns": record.revoked_ns,
-    }
+    import msgspec
+
+    return {**msgspec.structs.asdict(record), "scopes": sorted(record.scopes)}
+
+
+def _account_fields(account: "Account") -> dict[str, Any]:
+    import msgspec
+
+    return msgspec.structs.asdict(account)
+
+
+def _entry_fields(entry: "Entry") -> dict[str, Any]:
+    import msgspec
+
+    return msgspec.structs.asdict(entry)
+
+
+def _account_told(done: str, account: "Account", *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_account_fields(account)))
+    else:
+        print(f"{done}: {account.email} ({account.id}, tier {account.tier})")
 
 
 def _minute(at_ns: int) -> str:

@@ -100,8 +100,18 @@ async def test_a_key_is_made_listed_and_ended_without_a_server(tmp_path: Path) -
     assert "my bot: market, trade" in made.stderr
 
     table = run("keys", "list", *at).stdout
-    assert table.splitlines()[0].split() == ["id", "name", "key", "scopes", "created", "revoked"]
-    assert f"{id_}  my bot  {text[:12]}…{text[-4:]}  market,trade  2" in table
+    assert table.splitlines()[0].split() == [
+        "id",
+        "name",
+        "key",
+        "scopes",
+        "account",
+        "created",
+        "used",
+        "expires",
+        "revoked",
+    ]
+    assert f"{id_}  my bot  {text[:12]}…{text[-4:]}  market,trade           2" in table
     listed = run("keys", "list", "--json", *at).stdout
     assert {name: json.loads(listed)[name] for name in ("id", "name", "prefix", "last", "scopes", "revoked_ns")} == {
         "id": id_,
