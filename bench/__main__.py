@@ -7,7 +7,19 @@ import sys
 from bench.tables import print_table
 
 # Each part has TITLE and table(); in the order data flows.
-PARTS = ("decode", "candles", "store", "ledger", "backfill", "http", "fanout", "points", "upstreams", "memory")
+PARTS = (
+    "decode",
+    "candles",
+    "store",
+    "ledger",
+    "backfill",
+    "http",
+    "fanout",
+    "streams",
+    "points",
+    "upstreams",
+    "memory",
+)
 
 
 def main(named: list[str]) -> int:

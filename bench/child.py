@@ -6,6 +6,7 @@ push 200 5 10                        ─▶ {"delivered": 1000, ...}   events a 
 """
 
 import asyncio
+import importlib
 import json
 import sys
 import time
@@ -370,6 +371,11 @@ class _Bare(asyncio.Protocol):
         self._opened.discard(self._transport)
 
 
+def _streams() -> Any:
+    # It stands on this module.
+    return importlib.import_module("bench.streams_server")
+
+
 SERVERS: Mapping[tuple[str, str], Callable[[], Server]] = {
     ("http", "ours"): lambda: OurHttp(hot=True),
     ("http", "fastapi"): lambda: OurHttp(hot=False),
@@ -382,6 +388,9 @@ SERVERS: Mapping[tuple[str, str], Callable[[], Server]] = {
     ("points", "bare"): points_server.Bare,
     ("points", "grpclib"): points_server.Grpclib,
     ("points-rest", "ours"): lambda: points_server.Ours(rest=True),
+    ("streams", "ours"): lambda: _streams().Ours(),
+    ("ohlcv", "ours"): lambda: _streams().Ours(),
+    ("ohlcv", "bare"): lambda: _streams().bare(),
 }
 
 

@@ -65,6 +65,8 @@ async def measure(which: str, clients: int, a_tick: int) -> tuple[float, float]:
 class Client(asyncio.Protocol):
     """Shakes hands, then counts bytes."""
 
+    path = b"/ws/bench"
+
     def __init__(self) -> None:
         self.received = 0
         self.open: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -72,7 +74,7 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.write(
-            b"GET /ws/bench HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"GET " + self.path + b" HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b64encode(os.urandom(16)) + b"\r\n\r\n"
         )
 
