@@ -555,7 +555,7 @@ def keys_list(
         for record in records:
             print(json.dumps({**_key_fields(record), "email": emails.get(record.account or "")}))
         return
-    rows = [("id", "name", "key", "scopes", "account", "created", "used", "expires", "revoked")]
+    rows: list[tuple[str, ...]] = [("id", "name", "key", "scopes", "account", "created", "used", "expires", "revoked")]
     for each in records:
         times = (each.created_ns, each.used_ns, each.expires_ns, each.revoked_ns)
         shown, whose = f"{each.prefix}…{each.last}", emails.get(each.account or "", each.account or "")

@@ -217,8 +217,8 @@ async def test_two_processes_that_mint_a_sixth_key_at_once_mint_one_between_them
         for n in range(4):
             await parts.keys.create(f"{n}", account=account["id"])
         command = (sys.executable, "-m", "openoutcry", "keys", "create", "bot", "--account", EMAIL, *at)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        minting = [await asyncio.create_subprocess_exec(*command, **quiet) for _ in range(2)]
+        nowhere = asyncio.subprocess.DEVNULL
+        minting = [await asyncio.create_subprocess_exec(*command, stdout=nowhere, stderr=nowhere) for _ in range(2)]
         codes = await asyncio.gather(*(each.wait() for each in minting))
         assert sorted(codes) == [0, 2]
         assert len(await parts.keys.of(account["id"])) == 5
@@ -288,13 +288,14 @@ async def test_books_that_balance_are_said_so_and_others_end_with_1(tmp_path: Pa
 def test_a_mistake_is_said_in_one_line_and_changes_nothing(tmp_path: Path, shell: Shell) -> None:
     folder = tmp_path / "typo"
     there, typo = ("--data", str(tmp_path)), ("--data", str(folder))
-    for command in (
+    commands: tuple[tuple[str, ...], ...] = (
         ("accounts",),
         ("accounts", "set-tier", EMAIL, "frozen"),
         ("grant", EMAIL, "5"),
         ("ledger", EMAIL),
         ("keys", "create", "bot", "--account", EMAIL),
-    ):
+    )
+    for command in commands:
         assert "name the server's folder with --data" in shell.refused(*command, *typo)
     assert not folder.exists()
     shell.told("accounts", "create", EMAIL, "--password-stdin", *there, typed=PASSWORD)
