@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import URL, Connection, Select, delete, func, insert, make_url, or_, select, update
+from sqlalchemy import URL, ColumnElement, Connection, Select, delete, func, insert, make_url, or_, select, update
 
 from openoutcry.accounts.store import REVOKED_KEPT_MAX, REVOKED_OF_ACCOUNT_KEPT_MAX, KeyRecord
 from openoutcry.errors import TooLarge, Unavailable
@@ -38,8 +38,7 @@ class SqlKeys:
     def add(self, digest: bytes, record: KeyRecord, most: int | None = None) -> None:
         """Keep one more, and forget the longest revoked of its account. Raises TooLarge, Unavailable."""
         row = {**msgspec.structs.asdict(record), "digest": digest, "scopes": ",".join(sorted(record.scopes))}
-        # `IS` and not `=`: the keys of nobody are an account of their own here.
-        own, revoked = _keys.c.account.is_not_distinct_from(record.account), _keys.c.revoked_ns.is_not(None)
+        own, revoked = _own(record), _keys.c.revoked_ns.is_not(None)
         kept = select(_keys.c.id).where(own, revoked).order_by(_keys.c.revoked_ns.desc(), _keys.c.id)
         kept = kept.limit(_kept_max(record.account))
         with self._turn, refusing(WHAT), self._writer.begin() as connection:
@@ -196,14 +195,18 @@ def _kept_max(account: str | None) -> int:
     return REVOKED_KEPT_MAX if account is None else REVOKED_OF_ACCOUNT_KEPT_MAX
 
 
+def _own(record: KeyRecord) -> ColumnElement[bool]:
+    # The keys of nobody are an account of their own. In either form an index serves it.
+    return _keys.c.account.is_(None) if record.account is None else _keys.c.account == record.account
+
+
 def _next_change() -> Any:
     return select(func.coalesce(func.max(_keys.c.change), 0) + 1).scalar_subquery()
 
 
 def _room(connection: Connection, record: KeyRecord, most: int) -> None:
     live = or_(_keys.c.expires_ns.is_(None), _keys.c.expires_ns > record.created_ns)
-    own = _keys.c.account.is_not_distinct_from(record.account)
-    counted = select(func.count()).select_from(_keys).where(own, _keys.c.revoked_ns.is_(None), live)
+    counted = select(func.count()).select_from(_keys).where(_own(record), _keys.c.revoked_ns.is_(None), live)
     if (connection.scalar(counted) or 0) >= most:
         raise _too_many(most)
 
