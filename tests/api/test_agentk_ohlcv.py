@@ -221,8 +221,9 @@ async def test_requests_count_and_what_is_left_is_told(sold: Shop, key: str) -> 
 
 
 async def test_the_route_and_the_socket_are_described(sold: Shop) -> None:
-    paths = (await sold.http.get("/openapi.json")).json()["paths"]
-    told = paths["/v1/market/ohlcv/{symbol}"]["get"]
+    described = (await sold.http.get("/openapi.json")).json()
+    told = described["paths"]["/v1/market/ohlcv/{symbol}"]["get"]
+    assert {name for lock in told["security"] for name in lock} == set(described["components"]["securitySchemes"])
     assert {each["name"] for each in told["parameters"]} == {"symbol", "interval", "limit", "from", "to"}
     assert set(told["responses"]) >= {"200", "401", "404", "422", "429", "502"}
     described = (await sold.http.get("/v1/asyncapi.json")).json()

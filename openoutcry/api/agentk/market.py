@@ -6,11 +6,12 @@
 Rows are ascending, and their numbers the decimals that are stored; the last one may still grow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -40,6 +41,22 @@ _HEAD = b'{"v":%d,"data":[' % VERSION
 _FOOT = b"]}"
 
 
+class _Plain(APIRoute):
+    """A route whose function reads the request itself: FastAPI describes it, and solves nothing for each request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[..., Coroutine[Any, Any, Response]] = self.endpoint
+
+        async def handler(request: Request) -> Response:
+            return await endpoint(request.path_params["symbol"], request)
+
+        return handler
+
+
+class _KeyedPlain(Keyed, _Plain):
+    """The same, with what is left of the caller's limits."""
+
+
 class _Question(msgspec.Struct, frozen=True):
     """What a query asks; bounds in milliseconds, both inclusive."""
 
@@ -51,14 +68,14 @@ class _Question(msgspec.Struct, frozen=True):
 
 def router(doors: Doors, gate: Gate) -> APIRouter:
     """/v1/market."""
-    routes = APIRouter(prefix="/v1/market", tags=[TAG], route_class=Keyed)
+    routes = APIRouter(prefix="/v1/market", tags=[TAG], route_class=_KeyedPlain)
     ohlcv = _Ohlcv(doors)
 
     @routes.get(
         "/ohlcv/{symbol:path}",
         summary="Candles, oldest first; the last one may still grow",
         responses=_RESPONSES,
-        openapi_extra={"parameters": _PARAMETERS},
+        openapi_extra={"parameters": _PARAMETERS, "security": _LOCKS},
     )
     async def candles(symbol: str, request: Request) -> Response:
         await gate.caller(request, MARKET)
@@ -167,6 +184,8 @@ def _parameter(name: str, about: str, schema: Mapping[str, Any]) -> dict[str, An
     return {"name": name, "in": "query", "required": False, "description": about, "schema": dict(schema)}
 
 
+# The names under which rest.py describes them.
+_LOCKS: list[dict[str, list[str]]] = [{"account": []}, {"account_key": []}]
 _TIME = {"type": "integer", "minimum": 0}
 _PARAMETERS = [
     {
