@@ -5,17 +5,24 @@
 
 import asyncio
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import structlog
+from sqlalchemy import URL
 
+from openoutcry.accounts.accounts import Account, Accounts
+from openoutcry.accounts.callers import Callers
 from openoutcry.accounts.keys import Keys
+from openoutcry.accounts.limits import Limits
+from openoutcry.accounts.passwords import Passwords
+from openoutcry.accounts.tokens import Tokens as LoginTokens
 from openoutcry.aggregates.candles import Candles
 from openoutcry.aggregates.derivatives import Derivatives
 from openoutcry.aggregates.indicators import Lines, indicators, lines
@@ -28,39 +35,67 @@ from openoutcry.api.dialect import Catalogue, Doors
 from openoutcry.api.dialects import DIALECTS
 from openoutcry.api.push import Push
 from openoutcry.api.rpc import RpcServer
+from openoutcry.billing.billing import Billing, Freeze
+from openoutcry.billing.store import BillingStore
+from openoutcry.billing.stripe_api import Stripe
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock, SystemClock
-from openoutcry.config import BadConfig, Config, LlmConfig, SourceConfig, VenueConfig, address
-from openoutcry.errors import Refusal, Unavailable, UnknownVenue, Unsupported
+from openoutcry.config import (
+    FROZEN,
+    BadConfig,
+    Config,
+    LlmConfig,
+    SourceConfig,
+    UpstreamConfig,
+    VenueConfig,
+    address,
+)
+from openoutcry.errors import Refusal, Unavailable, Unknown, UnknownVenue, Unsupported
 from openoutcry.events import Candle, InterestBar, LiquidationBar, Side
 from openoutcry.feed.archives import Archives
 from openoutcry.feed.backfill import RepairTiming
 from openoutcry.feed.desk import Access, Numbers
 from openoutcry.feed.drops import Drops
 from openoutcry.feed.feed import Feed
+from openoutcry.feed.news import News, places
 from openoutcry.feed.polls import PollTiming
 from openoutcry.feed.recorder import Recorder, record_listing
 from openoutcry.feed.session import SessionTiming
 from openoutcry.feed.tasks import TaskNumbers, Tasks
+from openoutcry.feed.tokens import Tokens
 from openoutcry.instrument import Instrument, Kind
+from openoutcry.ledger.ledger import Ledger
+from openoutcry.ledger.postings import ISSUANCE, Posting
+from openoutcry.ledger.usage import UsageLog
 from openoutcry.llm.analyst import Analyst
+from openoutcry.llm.builtin import Builtin
+from openoutcry.llm.enrich import Enricher
 from openoutcry.llm.material import Gather, Material
+from openoutcry.llm.models import Models
 from openoutcry.llm.relay import ANSWER_BYTES_MAX, Relay
+from openoutcry.llm.routing import STREAM_BYTES_MAX, Line, Route, Routed
 from openoutcry.market import market as market_words
 from openoutcry.market.building import Building
+from openoutcry.market.coins import Coins
 from openoutcry.market.market import ROWS_MAX, Market
 from openoutcry.market.monitor import Monitor
 from openoutcry.market.series import Of, SeriesKey
 from openoutcry.market.warm import Warm, last_trade
+from openoutcry.money import KAI
 from openoutcry.simulator.cme import PATH as CME_PATH
 from openoutcry.simulator.news import FEEDS as NEWS_PATHS
 from openoutcry.simulator.simulator import Addresses, Simulator
 from openoutcry.sources import TOKEN_SOURCES, interest_files
 from openoutcry.sources.coinmarketcap import CoinMarketCap
+from openoutcry.stores.accounts import SqlAccounts
 from openoutcry.stores.analyses import SqlAnalyses
+from openoutcry.stores.billing import SqlBilling
 from openoutcry.stores.folder import DataFolder
-from openoutcry.stores.keys import SqlKeys, pepper, private_file
+from openoutcry.stores.keys import SqlKeys, pepper, private_file, token_secret
+from openoutcry.stores.ledger import SqlLedger
+from openoutcry.stores.news import SqlNews
 from openoutcry.stores.sql import SqlSeries, sqlite_url
+from openoutcry.stores.usage import SqlUsage
 from openoutcry.telemetry import Telemetry
 from openoutcry.transport import Http, HttpClient, SocketClient, Sockets
 from openoutcry.upstreams import UPSTREAMS
@@ -69,7 +104,10 @@ from openoutcry.venues import venue as words
 
 DATABASE = "market.sqlite3"
 ACCOUNTS = "accounts.sqlite3"
+LEDGER = "ledger.sqlite3"
 DEMO_KEY = "demo"
+DEMO_EMAIL = "demo@example.com"
+DEMO_MICROS = 1_000 * 10**KAI.scale
 SEED_FILE = "demo-seed"
 DAY_NS = 86_400 * 1_000_000_000
 # Instruments made ready at once after a start; the others wait their turn.
@@ -177,6 +215,11 @@ class Server:
         config, clock = self._config, self._world.clock
         series = self._store()
         self.keys = await self._made_keys()
+        self.accounts = self._made_accounts()
+        self.ledger, self.usage, answers = self._books()
+        self.limits = Limits(clock, self.telemetry)
+        if self._world.simulator is not None:
+            await self._demo_account()
         self.feed = self._feed(series)
         self._stack.push_async_callback(self.feed.stop)
         candles = Candles(
@@ -208,7 +251,14 @@ class Server:
         self._warm = Warm(self.market, candles, clock, back_s=config.market.look_back_s)
         self.market.on_follow = self._made_ready
         self._stack.push_async_callback(self.market.close)
-        self.analyst = self._analyst()
+        relay = self._relay()
+        self.analyst = self._analyst(relay)
+        self.models = Models(self._routes(), self.ledger, answers, clock, self.telemetry, config.models)
+        self._stack.push_async_callback(self.models.close)
+        self.billing = self._billing()
+        self.news = self._news(relay)
+        self.tokens = Tokens(config.sources, http=self._world.http, clock=clock, telemetry=self.telemetry)
+        self._stack.push_async_callback(self.tokens.close)
         self._stack.push_async_callback(self._end_tasks)
         self._spawn("keys", self.keys.run())
         await self._serve()
@@ -217,6 +267,12 @@ class Server:
         self._spawn("building", self.building.run())
         self._spawn("backfill", self.tasks.run())
         self._spawn("analyst", self.analyst.run())
+        self._spawn("ledger", self.ledger.run())
+        self._spawn("usage", self.usage.run())
+        self._spawn("models", self.models.run())
+        self._spawn("billing", self.billing.run())
+        if self.news is not None:
+            self._spawn("news", self.news.run())
         self._spawn("following", self._follow_configured())
         if config.cme.source is not None:
             self._spawn("cme", self._drops(config.cme.source).run())
@@ -253,7 +309,7 @@ class Server:
         self._stack.callback(series.close)
         return series
 
-    def _analyst(self) -> Analyst:
+    def _analyst(self, relay: Relay | None) -> Analyst:
         config, url = self._config.llm, self._config.store.url
         store = SqlAnalyses(url.get_secret_value() if url else sqlite_url(self._config.data / DATABASE))
         self._stack.callback(store.close)
@@ -271,7 +327,7 @@ class Server:
             self._world.clock,
             self.telemetry,
             there=there,
-            relay=self._relay(),
+            relay=relay,
             indicate=partial(indicators, make=_lines(config)),
             reasoning=config.reasoning,
             output_tokens_max=config.output_tokens_max,
@@ -302,16 +358,109 @@ class Server:
     async def _made_keys(self) -> Keys:
         store, secret = key_store(self._config)
         self._stack.callback(store.close)
-        keys = Keys(store, secret, self._world.clock, self.telemetry)
+        most = self._config.accounts.keys_max
+        keys = Keys(store, secret, self._world.clock, self.telemetry, of_account_max=most)
+        self._stack.push_async_callback(keys.close)
         await keys.load()
-        if self._world.simulator is not None:
-            # The text of the last run's key is not kept, so it is of no more use.
-            for old in await keys.list():
-                if old.name == DEMO_KEY and old.revoked_ns is None:
-                    await keys.revoke(old.id)
-            _, text = await keys.create(DEMO_KEY)
-            self._shown_keys.append(text)
         return keys
+
+    def _made_accounts(self) -> Accounts:
+        store, secret = account_store(self._config)
+        self._stack.callback(store.close)
+        passwords = Passwords()
+        self._stack.callback(passwords.close)
+        tokens = LoginTokens(secret, self._world.clock, self._config.accounts.token_s)
+        return Accounts(store, passwords, tokens, self._world.clock, self.telemetry, self._config.accounts)
+
+    def _books(self) -> tuple[Ledger, UsageLog, SqlUsage]:
+        clock = self._world.clock
+        store = ledger_store(self._config)
+        self._stack.callback(store.close)
+        usage = SqlUsage(ledger_url(self._config))
+        self._stack.callback(usage.close)
+        ledger = Ledger(store, clock, self.telemetry)
+        self._stack.push_async_callback(ledger.close)
+        return ledger, UsageLog(usage, clock, self.telemetry, self._config.models.usage_kept_s), usage
+
+    async def _demo_account(self) -> None:
+        """An account with money, and a key of it for this run."""
+        account = await self._demo_owner()
+        # The text of the last run's key is not kept, so it is of no more use.
+        for old in await self.keys.list():
+            if old.name == DEMO_KEY and old.revoked_ns is None:
+                await self.keys.revoke(old.id)
+        _, text = await self.keys.create(DEMO_KEY, account=account.id)
+        self._shown_keys.append(text)
+        postings = (Posting(ISSUANCE, KAI.name, -DEMO_MICROS), Posting(account.id, KAI.name, DEMO_MICROS))
+        await self.ledger.transfer(f"demo/{account.id}", postings, "for the demo")
+
+    async def _demo_owner(self) -> Account:
+        try:
+            return await self.accounts.find(DEMO_EMAIL)
+        except Unknown:
+            # Nobody logs in as it: its key is shown.
+            return await self.accounts.create(DEMO_EMAIL, secrets.token_hex(16))
+
+    def _routes(self) -> Mapping[str, Route]:
+        """The way to the model of each alias: its upstreams in their order, else the built-in narrator."""
+        config, clock = self._config.models, self._world.clock
+        upstreams = config.upstreams or _upstream_of(self._config.llm)
+        lines: dict[str, Line] = {}
+        for name, upstream in upstreams.items():
+            http = HttpClient(upstream.idle_s, body_bytes_max=STREAM_BYTES_MAX, connections_max=config.calls_max)
+            self._stack.push_async_callback(http.close)
+            lines[name] = Line(name, upstream, UPSTREAMS[upstream.provider](), http, clock, self.telemetry)
+        builtin = Builtin(
+            self._coin, material(self.market, clock), indicate=partial(indicators, make=_lines(self._config.llm))
+        )
+        chance = random.Random()  # noqa: S311 - jitter is no secret
+        routes: dict[str, Route] = {}
+        for name, alias in config.aliases.items():
+            chosen = [lines[each] for each in alias.upstreams or lines]
+            routes[name] = Routed(chosen, clock, chance, model=alias.model) if chosen else builtin
+        for line in lines.values():
+            self._spawn(f"probe of {line.name}", line.probe())
+        return routes
+
+    async def _coin(self, coin: str) -> Instrument | None:
+        """The instrument that a coin means to callers of agent-k."""
+        try:
+            venue = self._config.agentk.venue
+            return Coins(venue, await self.market.instruments(venue)).find(coin)
+        except (Unknown, Unavailable):
+            return None
+
+    def _billing(self) -> Billing:
+        store = SqlBilling(ledger_url(self._config))
+        self._stack.callback(store.close)
+        freeze = partial(self.accounts.set_tier, tier=FROZEN)
+        return billing(self._config, self.ledger, store, self._world.http, freeze, self._world.clock, self.telemetry)
+
+    def _news(self, relay: Relay | None) -> News | None:
+        config = self._config.news
+        if not config.on:
+            return None
+        if config.enrich == "model" and relay is None:
+            raise BadConfig('news.enrich = "model" needs llm.base_url')
+        http = HttpClient(body_bytes_max=config.feed_bytes_max)
+        self._stack.push_async_callback(http.close)
+        url = self._config.store.url
+        news = News(
+            places(config, self._config.sources),
+            store=SqlNews(url.get_secret_value() if url else sqlite_url(self._config.data / DATABASE)),
+            http=http,
+            clock=self._world.clock,
+            chance=random.Random(),  # noqa: S311 - jitter is no secret
+            telemetry=self.telemetry,
+            poll_s=config.poll_s,
+            articles_max=config.articles_max,
+            enricher=Enricher(relay, self.telemetry, reasoning=self._config.llm.reasoning)
+            if relay is not None and config.enrich == "model"
+            else None,
+            tokens_a_day_max=config.tokens_a_day_max,
+        )
+        self._stack.push_async_callback(news.close)
+        return news
 
     def _feed(self, series: SqlSeries) -> Feed:
         config = self._config
@@ -366,6 +515,16 @@ class Server:
             takashi_locked=config.takashi.locked,
             trades_kept_s=config.store.trades_kept_s,
             analyst=self.analyst,
+            accounts=self.accounts,
+            callers=Callers(self.keys, self.accounts, config.accounts.tiers, config.accounts.tier),
+            limits=self.limits,
+            ledger=self.ledger,
+            usage=self.usage,
+            billing=self.billing,
+            models=self.models,
+            news=self.news,
+            tokens=self.tokens,
+            agentk=config.agentk,
             points_shape=config.kiyotaka.shape,
             idle_s=config.kiyotaka.idle_s,
             large_trade_usd=Decimal(str(config.takashi.large_trade_usd)),
@@ -377,7 +536,7 @@ class Server:
             doors,
             dialects,
             cors_origins=config.takashi.cors_origins,
-            keyed_origins={"kiyotaka": config.kiyotaka.cors_origins},
+            keyed_origins={"kiyotaka": config.kiyotaka.cors_origins, "agentk": config.agentk.cors_origins},
             checks={"store": self._store_well, "venues": self._venues_well, "server": lambda: self._failed},
             body_bytes_max=config.limits.body_bytes_max,
         )
@@ -576,6 +735,49 @@ def key_store(config: Config) -> tuple[SqlKeys, bytes]:
     except Unavailable:
         store.close()
         raise
+
+
+def account_store(config: Config) -> tuple[SqlAccounts, bytes]:
+    """Where accounts are kept, and what login tokens are signed with: also beside a server that runs. Raises Unavailable."""
+    secret, url = config.accounts.token_secret, config.store.url
+    store = SqlAccounts(url.get_secret_value() if url else sqlite_url(private_file(config.data / ACCOUNTS)))
+    try:
+        return store, secret.get_secret_value().encode() if secret else token_secret(config.data)
+    except Unavailable:
+        store.close()
+        raise
+
+
+def ledger_store(config: Config) -> SqlLedger:
+    """The books: also beside a server that runs. Raises Unavailable."""
+    return SqlLedger(ledger_url(config))
+
+
+def ledger_url(config: Config) -> URL | str:
+    """Where the books are kept, and what is written beside them: also beside a server that runs. Raises Unavailable."""
+    url = config.store.url
+    return url.get_secret_value() if url else sqlite_url(private_file(config.data / LEDGER))
+
+
+def billing(
+    config: Config, ledger: Ledger, store: BillingStore, http: Http, freeze: Freeze, clock: Clock, telemetry: Telemetry
+) -> Billing:
+    """What sells KAI by card, as the settings say. `freeze` is asked to freeze an account."""
+    numbers = config.stripe
+    secret_key, webhook_secret = (
+        None if secret is None else secret.get_secret_value() for secret in (numbers.secret_key, numbers.webhook_secret)
+    )
+    return Billing(
+        ledger,
+        store,
+        Stripe(secret_key, webhook_secret, numbers.api_base, http, clock),
+        freeze,
+        clock,
+        telemetry,
+        kai_usd=config.models.kai_usd,
+        redirect_hosts=numbers.redirect_hosts,
+        reconcile_s=numbers.reconcile_s,
+    )
 
 
 def backfill(world: Outside, market: Market, feed: Feed, series: SqlSeries, telemetry: Telemetry) -> Tasks:
@@ -797,6 +999,20 @@ def _lines(config: LlmConfig) -> Callable[[Sequence[Candle]], Lines]:
     except ImportError as e:
         raise BadConfig('llm.indicators = "talib" needs the extra: pip install "openoutcry[indicators]"') from e
     return talib_indicators.lines
+
+
+def _upstream_of(llm: LlmConfig) -> Mapping[str, UpstreamConfig]:
+    """Where no upstream is named for callers, the model that analyses candles answers them too."""
+    if llm.base_url is None or llm.model is None:
+        return {}
+    reasoning: Literal["reasoning_effort", "enable_thinking"] = (
+        "reasoning_effort" if llm.reasoning else "enable_thinking"
+    )
+    return {
+        llm.provider: UpstreamConfig(
+            base_url=llm.base_url, api_key=llm.api_key, model=llm.model, provider=llm.provider, reasoning=reasoning
+        )
+    }
 
 
 def _tls(config: Config) -> tuple[bytes, bytes] | None:

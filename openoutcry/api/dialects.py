@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from openoutcry.api.agentk.rest import Agentk
 from openoutcry.api.dialect import Dialect, Doors
 from openoutcry.api.hyperoru.rest import Hyperoru
 from openoutcry.api.kiyotaka.rest import Kiyotaka
@@ -11,4 +12,5 @@ DIALECTS: Mapping[str, Callable[[Doors], Dialect]] = {
     "takashi": Takashi,
     "kiyotaka": Kiyotaka,
     "hyperoru": Hyperoru,
+    "agentk": Agentk,
 }
