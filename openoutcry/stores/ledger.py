@@ -55,6 +55,7 @@ from openoutcry.ledger.postings import (
 )
 from openoutcry.ledger.records import Beside, Credit, KeptAnswer, Row, StripeEvent, UsageRow
 from openoutcry.money import AMOUNT_MAX
+from openoutcry.stores import exchange_tables
 from openoutcry.stores.engine import opened, refusing
 from openoutcry.stores.migrations import Schema
 
@@ -75,7 +76,7 @@ _MET_ANOTHER = frozenset({"40001", "40P01", "23505"})
 _IS_SYSTEM = f"substr(owner, 1, {len(SYSTEM)}) = '{SYSTEM}'"
 
 _metadata = MetaData()
-_balances = Table(
+balances = Table(
     "balances",
     _metadata,
     Column("owner", Text, primary_key=True),
@@ -113,14 +114,14 @@ _open_holds = Index(
     sqlite_where=_holds.c.state == literal_column("'open'"),
     postgresql_where=_holds.c.state == literal_column("'open'"),
 )
-_transfers = Table(
+transfers = Table(
     "transfers",
     _metadata,
     Column("id", Text, primary_key=True),
     Column("reason", Text, nullable=False),
     Column("at_ns", BigInteger, nullable=False),
 )
-_postings = Table(
+postings = Table(
     "postings",
     _metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
@@ -205,9 +206,9 @@ _TABLES: Mapping[type[Row], Table] = {
 _BECAME = ("state", "used", "shortfall", "to", "ended_ns")
 _OPEN = _holds.c.state == literal_column("'open'")
 _CHANGE_BALANCE = (
-    update(_balances)
-    .where(_balances.c.owner == bindparam("of_owner"), _balances.c.asset == bindparam("of_asset"))
-    .where(_balances.c.total == bindparam("was_total"), _balances.c.held == bindparam("was_held"))
+    update(balances)
+    .where(balances.c.owner == bindparam("of_owner"), balances.c.asset == bindparam("of_asset"))
+    .where(balances.c.total == bindparam("was_total"), balances.c.held == bindparam("was_held"))
     .values(total=bindparam("total"), held=bindparam("held"))
 )
 _END_HOLD = (
@@ -227,7 +228,11 @@ def _3_cards(connection: Connection) -> None:
     _beside.create_all(connection)
 
 
-LEDGER = Schema("ledger_version", (_1_ledger, _2_rows_beside, _3_cards))
+def _4_exchange(connection: Connection) -> None:
+    exchange_tables.metadata.create_all(connection)
+
+
+LEDGER = Schema("ledger_version", (_1_ledger, _2_rows_beside, _3_cards, _4_exchange))
 
 
 class SqlLedger:
@@ -267,9 +272,9 @@ class SqlLedger:
 
     def entries(self, owner: str, asset: str, limit: int, before_id: int | None) -> Sequence[Entry]:
         """Newest first; with `before_id` those older than that one. Raises Unavailable."""
-        of, moved = _postings.c, _transfers.c
+        of, moved = postings.c, transfers.c
         asked = select(of.id, of.transfer, moved.reason, of.amount, of.total, moved.at_ns)
-        asked = asked.join(_transfers, moved.id == of.transfer).where(of.owner == owner, of.asset == asset)
+        asked = asked.join(transfers, moved.id == of.transfer).where(of.owner == owner, of.asset == asset)
         asked = asked.where(true() if before_id is None else of.id < before_id)
         return [Entry(*row) for row in self._rows(asked.order_by(of.id.desc()).limit(limit))]
 
@@ -318,10 +323,10 @@ def _read(connection: Connection, commands: Sequence[Moving], now_ns: int) -> tu
     named = sorted({c.id if isinstance(c, Hold) else c.hold for c in commands if not isinstance(c, Transfer)})
     keys = _touched(commands, _holds_of(connection, named))
     assets = sorted({key.asset for key in keys})
-    balances: dict[BalanceKey, Balance] = {}
+    found: dict[BalanceKey, Balance] = {}
     for owners in _portions(sorted({key.owner for key in keys})):
-        locked = _of_balances(owners, assets).order_by(_balances.c.owner, _balances.c.asset).with_for_update()
-        balances.update(
+        locked = _of_balances(owners, assets).order_by(balances.c.owner, balances.c.asset).with_for_update()
+        found.update(
             (BalanceKey(row.owner, row.asset), Balance(row.total, row.held)) for row in connection.execute(locked)
         )
     # Only now, that whoever had those rows is done: what he did under the same ids counts.
@@ -329,8 +334,8 @@ def _read(connection: Connection, commands: Sequence[Moving], now_ns: int) -> tu
     if not keys >= _touched(commands, holds):
         raise _MetAnotherError
     moved = sorted({command.id for command in commands if isinstance(command, Transfer)})
-    touched = {key: balances.get(key, Balance()) for key in keys}
-    return Books(_transfers_of(connection, moved), holds, touched, now_ns), balances
+    touched = {key: found.get(key, Balance()) for key in keys}
+    return Books(_transfers_of(connection, moved), holds, touched, now_ns), found
 
 
 def _touched(commands: Sequence[Moving], known: Mapping[str, HoldRecord]) -> set[BalanceKey]:
@@ -360,7 +365,7 @@ def _write(connection: Connection, books: Books, read: Mapping[BalanceKey, Balan
         raise _MetAnotherError
     _add(
         connection,
-        _balances,
+        balances,
         [
             {"owner": key.owner, "asset": key.asset, "total": now.total, "held": now.held}
             for key, now in sorted(changed.items())
@@ -374,10 +379,10 @@ def _write(connection: Connection, books: Books, read: Mapping[BalanceKey, Balan
     if rows and connection.execute(_END_HOLD, rows).rowcount != len(rows):
         raise _MetAnotherError
     written = books.written
-    _add(connection, _transfers, [{"id": t.id, "reason": t.reason, "at_ns": now_ns} for t, _ in written])
+    _add(connection, transfers, [{"id": t.id, "reason": t.reason, "at_ns": now_ns} for t, _ in written])
     _add(
         connection,
-        _postings,
+        postings,
         [
             {"transfer": t.id, "owner": p.owner, "asset": p.asset, "amount": p.amount, "total": total}
             for t, totals in written
@@ -407,7 +412,7 @@ def _add(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> No
 
 def _of_balances(owners: Sequence[str], assets: Sequence[str]) -> Select[Any]:
     # A few more than were asked for: SQLite walks the whole table for pairs, and uses the key for this.
-    return select(_balances).where(_balances.c.owner.in_(owners), _balances.c.asset.in_(assets))
+    return select(balances).where(balances.c.owner.in_(owners), balances.c.asset.in_(assets))
 
 
 def _holds_of(connection: Connection, named: Sequence[str]) -> dict[str, HoldRecord]:
@@ -416,14 +421,14 @@ def _holds_of(connection: Connection, named: Sequence[str]) -> dict[str, HoldRec
 
 
 def _transfers_of(connection: Connection, named: Sequence[str]) -> dict[str, Transfer]:
-    transfers: dict[str, Transfer] = {}
+    found: dict[str, Transfer] = {}
     for ids in _portions(named):
-        postings: dict[str, list[Posting]] = {}
-        for row in connection.execute(select(_postings).where(_postings.c.transfer.in_(ids)).order_by(_postings.c.id)):
-            postings.setdefault(row.transfer, []).append(Posting(row.owner, row.asset, row.amount))
-        for row in connection.execute(select(_transfers).where(_transfers.c.id.in_(ids))):
-            transfers[row.id] = Transfer(row.id, tuple(postings[row.id]), row.reason)
-    return transfers
+        legs: dict[str, list[Posting]] = {}
+        for row in connection.execute(select(postings).where(postings.c.transfer.in_(ids)).order_by(postings.c.id)):
+            legs.setdefault(row.transfer, []).append(Posting(row.owner, row.asset, row.amount))
+        for row in connection.execute(select(transfers).where(transfers.c.id.in_(ids))):
+            found[row.id] = Transfer(row.id, tuple(legs[row.id]), row.reason)
+    return found
 
 
 def _record(row: Any) -> HoldRecord:
@@ -449,15 +454,19 @@ def _portions(names: Sequence[_Name]) -> Iterator[Sequence[_Name]]:
 
 def _complaints() -> dict[str, Select[Any]]:
     """Each finds what must not be there."""
-    of, moved = _balances.c, _postings.c
+    of, moved = balances.c, postings.c
     key = and_(moved.owner == of.owner, moved.asset == of.asset)
     system = func.substr(of.owner, 1, len(SYSTEM)) == SYSTEM
     total = func.coalesce(select(func.sum(moved.amount)).where(key).scalar_subquery(), 0)
     open_ = select(func.sum(_holds.c.amount)).where(_OPEN, _holds.c.owner == of.owner, _holds.c.asset == of.asset)
-    held = func.coalesce(open_.scalar_subquery(), 0)
+    rests = exchange_tables.orders.c
+    resting = select(func.sum(rests.reserve)).where(
+        exchange_tables.active, rests.wallet == of.owner, rests.gives == of.asset
+    )
+    held = func.coalesce(open_.scalar_subquery(), 0) + func.coalesce(resting.scalar_subquery(), 0)
     # Who had nothing, received and gave it on in one batch still has no row.
-    orphan = _unbalanced(moved.owner, moved.amount, moved.asset).outerjoin(_balances, key).where(of.owner.is_(None))
-    unheld = select(_holds.c.id).outerjoin(_balances, and_(_holds.c.owner == of.owner, _holds.c.asset == of.asset))
+    orphan = _unbalanced(moved.owner, moved.amount, moved.asset).outerjoin(balances, key).where(of.owner.is_(None))
+    unheld = select(_holds.c.id).outerjoin(balances, and_(_holds.c.owner == of.owner, _holds.c.asset == of.asset))
     return {
         "balances do not sum to zero": _unbalanced(of.asset, of.total),
         "a transfer does not net to zero": _unbalanced(moved.transfer, moved.amount, moved.asset),
@@ -465,7 +474,9 @@ def _complaints() -> dict[str, Select[Any]]:
             of.total != total
         ),
         "postings of no balance": orphan,
-        "held is not the sum of open holds": select(of.owner, of.asset, of.held, held).where(of.held != held),
+        "held is not the sum of open holds and resting orders": select(of.owner, of.asset, of.held, held).where(
+            of.held != held
+        ),
         "an open hold of no balance": unheld.where(_OPEN, of.owner.is_(None)),
         "a balance is below zero": select(of.owner, of.asset, of.total, of.held).where(
             or_(of.held < 0, and_(~system, or_(of.total < 0, of.held > of.total)))

@@ -53,7 +53,7 @@ class Engine:
         self.orders: dict[str, Order] = {}
         self.moved: set[Purse] = set()
         self._purses: dict[tuple[str, str], Purse] = {}
-        self._listings = listings
+        self.listings = listings
         self.relist(listings)
 
     # -- what is there
@@ -61,7 +61,7 @@ class Engine:
     def relist(self, listings: Listings) -> None:
         """From now on these pairs have these rules; none that was listed may be missing."""
         assert listings.pairs.keys() >= self.books.keys()
-        self._listings = listings
+        self.listings = listings
         for id_, pair in listings.pairs.items():
             book = self.books.get(id_)
             if book is None:
@@ -330,7 +330,7 @@ class Engine:
         return work.outcome(None)
 
     def _move(self, asked: Move) -> Code | None:
-        if asked.asset not in self._listings.assets:
+        if asked.asset not in self.listings.assets:
             return Code.NOT_FOUND
         source = self.purse(ISSUANCE, asked.asset)
         # Nobody can have more than all that was brought in, and that can be kept.
