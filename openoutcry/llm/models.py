@@ -387,10 +387,12 @@ class Models:
             await self._book(call, outcome)
         except asyncio.CancelledError:  # of `close`: its hold is released, and the reader told
             call.pipe.end(Unavailable(WHO, "the server is stopping"))
-        except Exception as e:  # a bug of ours: the sweep releases its hold, and the reader does not wait for ever
+        except Exception as e:  # a bug of ours: nothing stays held for it, and the reader does not wait for ever
             log.exception("a call failed", request_id=call.request_id)
             call.pipe.end(e)
+            await self._written(call, Usage(0, 0), (), failed=True)
         finally:
+            call.used(0)
             self._in_flight -= 1
             self._free(call.payer, call.ask)
 

@@ -305,7 +305,8 @@ async def test_more_calls_than_are_allowed_at_once_are_refused(till: Till) -> No
     running = [asyncio.create_task(till.models.complete(till.payer(), ask())) for _ in range(2)]
     await until(lambda: len(till.actor.asked) == 2)
     with pytest.raises(LimitExceeded):
-        await till.models.complete(till.payer(), ask())
+        async with asyncio.timeout(30):
+            await till.models.complete(till.payer(), ask())
     wait.set()
     await asyncio.gather(*running)
     await until(lambda: till.counted("chat_in_flight") == 0)

@@ -93,7 +93,8 @@ async def test_while_it_runs_the_same_is_waited_for_and_another_question_refused
     calls = [asyncio.create_task(till.models.complete(till.payer(), again())) for _ in range(5)]
     await until(lambda: bool(till.actor.asked))
     with pytest.raises(OtherContent):
-        await till.models.complete(till.payer(), again(print_=b"two"))
+        async with asyncio.timeout(30):
+            await till.models.complete(till.payer(), again(print_=b"two"))
     wait.set()
     answers = await asyncio.gather(*calls)
     assert {each.request_id for each in answers} == {answers[0].request_id}
@@ -220,3 +221,15 @@ async def test_a_call_without_a_key_keeps_nothing(till: Till) -> None:
     await till.models.complete(till.payer(), ask())
     assert len(till.rows()) == 2
     assert till.usage.prune(2**62, 0, 9) == 0
+
+
+async def test_an_answer_that_cannot_be_kept_is_a_failure_that_leaves_nothing_held(till: Till) -> None:
+    call = {"index": 0, "id": object(), "function": {"name": "f", "arguments": "{}"}}
+    till.actor.script = [Delta(tool_calls=[call]), *says("x", Usage(12, 5))]
+    with pytest.raises(TypeError):
+        await till.models.complete(till.payer(), again())
+    await until(lambda: till.counted("chat_in_flight") == 0)
+    assert await till.balance() == Balance(GRANTED, 0)
+    assert till.corrected == [0]
+    till.actor.script = says("x", Usage(12, 5))
+    assert not (await till.models.complete(till.payer(), again(print_=b"two"))).replayed
