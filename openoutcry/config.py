@@ -484,6 +484,26 @@ class AgentkConfig(_Part):
     )
 
 
+class ExchangeConfig(_Part):
+    """Our own exchange (docs/exchange.md)."""
+
+    listings: Path | None = Field(
+        None, description="TOML file of assets and pairs, read at a start; unset: those that were listed before."
+    )
+    queue_max: int = Field(50_000, ge=1, description="Commands that may wait; above, callers are told to come back.")
+    batch_max: int = Field(1_000, ge=1, description="Most commands in one transaction.")
+    open_orders_max: int = Field(5_000, ge=1, description="Resting orders of one wallet.")
+
+
+class LykkeConfig(_Part):
+    """The Lykke HFT dialect."""
+
+    ping_s: float = Field(30.0, gt=0, description="Each stream says something at least so often.")
+    streams_a_key_max: int = Field(100, ge=1, description="Open streams of one key, or (public ones) of one address.")
+    bulk_max: int = Field(1_000, ge=1, le=1_000, description="Orders of one bulk.")
+    cors_origins: tuple[str, ...] = Field(("*",), description="Origins whose pages may call it from a browser.")
+
+
 class KiyotakaConfig(_Part):
     """The Kiyotaka dialect."""
 
@@ -570,6 +590,8 @@ class Config(BaseSettings):
     llm: LlmConfig = LlmConfig()
     hyperoru: HyperoruConfig = HyperoruConfig()
     agentk: AgentkConfig = AgentkConfig()
+    exchange: ExchangeConfig = ExchangeConfig()
+    lykke: LykkeConfig = LykkeConfig()
     accounts: AccountsConfig = AccountsConfig()
     models: ModelsConfig = ModelsConfig()
     stripe: StripeConfig = StripeConfig()

@@ -89,7 +89,7 @@ class Doors:
     models: Models | None = None
     news: News | None = None
     tokens: Tokens | None = None
-    agentk: AgentkConfig = AgentkConfig()
+    agentk: AgentkConfig = field(default_factory=AgentkConfig)
 
 
 class Dialect(Protocol):

@@ -76,7 +76,7 @@ def router(doors: Doors, gate: Gate) -> APIRouter:
     async def keys(request: Request) -> Response:
         who = await gate.caller(request)
         found = await doors.keys.of(owner(who).id)
-        return envelope([_key(each, who) for each in found])
+        return envelope([_key(each, who, doors.clock.now_ns()) for each in found])
 
     @routes.post("/api-keys", summary="Mint a key; its text is shown this once")
     async def mint(request: Request, asked: Annotated[NewKey | None, Body()] = None) -> Response:
@@ -91,7 +91,7 @@ def router(doors: Doors, gate: Gate) -> APIRouter:
             record, text = await doors.keys.create(asked.name or NAME_DEFAULT, wanted, account=mine.id)
         except TooLarge as full:
             return no(400, full.text, "invalid_request_error", "too_many_keys")
-        return envelope({**_key(record, who), "raw_key": text})
+        return envelope({**_key(record, who, doors.clock.now_ns()), "raw_key": text})
 
     @routes.delete("/api-keys/{key_id}", summary="Revoke a key; its streams end")
     async def revoke(key_id: int, request: Request) -> Response:
@@ -120,7 +120,7 @@ def _entered(account: Account, token: str) -> dict[str, Any]:
     return {"token": token, "account_id": account.id, "email": account.email}
 
 
-def _key(record: KeyRecord, who: Caller) -> dict[str, Any]:
+def _key(record: KeyRecord, who: Caller, now_ns: int) -> dict[str, Any]:
     return {
         "id": record.number,
         "key_prefix": record.prefix,
@@ -128,7 +128,7 @@ def _key(record: KeyRecord, who: Caller) -> dict[str, Any]:
         "tier": who.tier.name,
         "rate_limit_rpm": who.tier.requests_per_min,
         "rate_limit_tpm": who.tier.tokens_per_min,
-        "is_active": record.revoked_ns is None,
+        "is_active": record.live(now_ns),
         "scopes": sorted(record.scopes),
         "created_at": time_text(record.created_ns),
         "last_used_at": time_text(record.used_ns),
