@@ -18,6 +18,7 @@ PARTS = (
     "streams",
     "points",
     "upstreams",
+    "relay",
     "memory",
 )
 

@@ -52,7 +52,11 @@ PAYLOAD = b'{"bench":"' + b"x" * 286 + b'"}'  # with its frame header 302 bytes 
 
 async def main(kind: str, which: str) -> None:
     # `bare:1000` sends a thousand bytes.
-    server = sized_http(int(which[5:])) if which.startswith("bare:") else SERVERS[kind, which]()
+    await obey(sized_http(int(which[5:])) if which.startswith("bare:") else SERVERS[kind, which]())
+
+
+async def obey(server: "Server") -> None:
+    """Start it, and do what is told on standard input until that ends."""
     port = await server.start()
     say({"port": port})
     lines = asyncio.StreamReader()
