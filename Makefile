@@ -49,9 +49,12 @@ lock: $(READY)  ## write requirements.lock anew from pyproject.toml
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 
 PROTO := openoutcry/api/kiyotaka/proto
+LYKKE_PROTO := openoutcry/api/lykke/proto
 proto: $(READY)  ## compile the .proto files of the dialects
 	@$(BIN)/python -m grpc_tools.protoc -I$(PROTO)/service -I$(PROTO)/lib -I$(PROTO)/types --include_imports \
 	  --include_source_info --descriptor_set_out=openoutcry/api/kiyotaka/contract.binpb api/api.proto
+	@$(BIN)/python -m grpc_tools.protoc -I$(LYKKE_PROTO) --include_imports --include_source_info \
+	  --descriptor_set_out=openoutcry/api/lykke/contract.binpb isalive.proto publicService.proto privateService.proto
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .bench-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
