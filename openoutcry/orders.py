@@ -29,6 +29,11 @@ class Code(StrEnum):
     INVALID_ORDER_VALUE = "invalid_order_value"
     DISABLED = "disabled"
     RUNTIME = "runtime"
+    # What the front door finds before the engine is asked.
+    INVALID_FIELD = "invalid_field"
+    UNKNOWN_ASSET = "unknown_asset"
+    UNKNOWN_ORDER = "unknown_order"
+    ACTION_FORBIDDEN = "action_forbidden"
 
 
 class Status(StrEnum):
