@@ -20,7 +20,7 @@ from openoutcry.api.push import Push
 from openoutcry.billing.billing import Billing
 from openoutcry.bus import Bus
 from openoutcry.clock import Clock
-from openoutcry.config import AgentkConfig
+from openoutcry.config import AgentkConfig, LykkeConfig
 from openoutcry.errors import Refusal
 from openoutcry.feed.news import News
 from openoutcry.feed.tasks import Tasks
@@ -32,6 +32,7 @@ from openoutcry.llm.analyst import Analyst
 from openoutcry.llm.models import Models
 from openoutcry.market.market import Market
 from openoutcry.telemetry import Telemetry
+from openoutcry.trading.gateway import OrderGateway
 from openoutcry.transport import Response as CatalogueAnswer
 from openoutcry.venues.venue import Feed
 
@@ -90,6 +91,8 @@ class Doors:
     news: News | None = None
     tokens: Tokens | None = None
     agentk: AgentkConfig = field(default_factory=AgentkConfig)
+    gateway: OrderGateway | None = None
+    lykke: LykkeConfig = field(default_factory=LykkeConfig)
 
 
 class Dialect(Protocol):

@@ -11,6 +11,7 @@ from openoutcry.api.lykke import names, wire
 from openoutcry.errors import Forbidden, LimitExceeded, Refusal, Unavailable
 from openoutcry.orders import Code, Status
 from openoutcry.trading.listings import Asset, Listings, Pair
+from openoutcry.trading.risk import Rejected
 
 DIGITS = "1234567890123456789012345678"
 
@@ -81,20 +82,15 @@ def test_every_status_has_a_word() -> None:
     assert set(names.STATUSES) == set(Status)
 
 
-class Coded(Refusal):
-    code = Code.UNKNOWN_PAIR
-
-    def __init__(self, text: str, field: str | None) -> None:
-        super().__init__(text)
-        self.field = field
-
-
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
         (wire.No(1101, "no", "take"), (1101, "no", "take")),
-        (Coded("Asset pair not found", "assetPairId"), (1100, "Asset pair not found", "assetPairId")),
-        (Coded("Unknown asset", None), (2004, "Unknown asset", None)),
+        (Rejected(Code.UNKNOWN_PAIR, "Not found", "assetPairId"), (1100, "Not found", "assetPairId")),
+        (Rejected(Code.UNKNOWN_ASSET, "Not found", "assetId"), (1100, "Not found", "assetId")),
+        (Rejected(Code.UNKNOWN_ASSET, "Unknown asset", "assetPairId"), (2004, "Unknown asset", "assetPairId")),
+        (Rejected(Code.UNKNOWN_PAIR, "Unknown asset"), (2004, "Unknown asset", None)),
+        (Rejected(Code.NO_LIQUIDITY), (2005, "No liquidity", None)),
         (Unavailable("exchange", "the disk is full"), (2023, "ME not available", None)),
         (LimitExceeded("too many commands wait", 1.0), None),
         (Forbidden("the key lacks the scope"), None),

@@ -1,6 +1,7 @@
 """Lykke's words and numbers: errors, sides, statuses, modes, and which of ours they are."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from openoutcry.orders import CancelMode, Status
 
@@ -40,10 +41,10 @@ ERRORS: Mapping[int, tuple[str, str]] = {
     ME_RUNTIME: ("meRuntime", "ME not available"),
 }
 
-# The number of each of our codes. `unknown_pair` is two errors: see `number`.
+# The number of each of our codes. What is not listed is two errors: see `number`.
 NUMBERS: Mapping[str, int] = {
     "unknown_pair": ME_UNKNOWN_ASSET,
-    "unknown_asset": ITEM_NOT_FOUND,
+    "unknown_asset": ME_UNKNOWN_ASSET,
     "unknown_order": ITEM_NOT_FOUND,
     "invalid_field": INVALID_FIELD,
     "action_forbidden": ACTION_FORBIDDEN,
@@ -68,13 +69,15 @@ NUMBERS: Mapping[str, int] = {
 
 
 def number(code: str, field: str | None = None) -> int:
-    """The number of a code of ours. A pair that a question's `field` names is not found; the engine knows no such asset."""
-    if code == "unknown_pair" and field is not None:
-        return ITEM_NOT_FOUND
-    return NUMBERS[code]
+    """The number of a code of ours. What a question's `field` names is not found; what the engine has not is unknown to it."""
+    return NUMBERS[code] if _FIELDS.get(code) != field or field is None else ITEM_NOT_FOUND
 
 
-STATUSES: Mapping[Status, str] = {
+_FIELDS: Mapping[str, str] = {"unknown_pair": "assetPairId", "unknown_asset": "assetId"}
+
+
+StatusWord = Literal["Placed", "PartiallyMatched", "Matched", "Cancelled", "Replaced"]
+STATUSES: Mapping[Status, StatusWord] = {
     Status.PLACED: "Placed",
     Status.PARTIALLY_MATCHED: "PartiallyMatched",
     Status.MATCHED: "Matched",

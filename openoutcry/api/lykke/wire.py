@@ -1,10 +1,4 @@
-"""Lykke's shapes over HTTP, and what its two transports share: decimals, times, and what a refusal is called.
-
-    {"payload":{"orderId":"27be8802-30be-40ca-bf40-ec886b309c5b"},"error":null}
-    {"error":{"code":1100,"message":"Asset not found","fields":{"assetId":"Asset not found"}},"payload":null}
-
-Numbers are decimals with all of their digits and never an exponent, times are milliseconds.
-"""
+"""What Lykke's two transports share: decimals, times, what a refusal is called, and how long a list may be."""
 
 import re
 from decimal import Decimal
