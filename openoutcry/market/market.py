@@ -392,6 +392,14 @@ class Market:
             return None
         return _parted(rows, recent.rows)
 
+    def unsure_ns(self, instrument: str, interval_s: int) -> int | None:
+        """When the oldest candle opened that is being built and not closed, known whole or not; None: there is none."""
+        if interval_s not in INTERVALS_S:
+            return None
+        partial = self._growing.growing(instrument, interval_s, partial=True)
+        waiting = [*self._growing.unclosed(instrument, interval_s), *([] if partial is None else [partial])]
+        return min((candle.open_ns for candle in waiting), default=None)
+
     async def candles(
         self,
         instrument: Instrument,

@@ -136,6 +136,11 @@ class SaidMarket(Market):
         closed, growing = found
         return closed[-limit:], growing
 
+    def unsure_ns(self, instrument: str, interval_s: int) -> int | None:
+        closed, growing = self.memory.get((instrument, interval_s), ([], None))
+        unsure = [candle.open_ns for candle in (*closed, growing) if candle is not None and not candle.closed]
+        return min(unsure, default=None)
+
     async def candles(
         self,
         instrument: Instrument,

@@ -44,6 +44,11 @@ async def test_every_published_path_is_described_with_its_refusals(served: Any) 
         "External APIs",
         "Points",
         "Klines",
+        "Accounts",
+        "Billing",
+        "AI",
+        "Candles and streams",
+        "News and tokens",
         "Operations",
     ]
     for path, tag in PUBLISHED_PATHS.items():

@@ -40,8 +40,9 @@ log = structlog.get_logger()
 
 def router(doors: Doors, gate: wire.Gate) -> APIRouter:
     """The routes of language models."""
-    routes = APIRouter(route_class=wire.Keyed, tags=[TAG])
-    _spoken_to(routes, doors, gate)
+    spoken_to, routes = (APIRouter(route_class=kind, tags=[TAG]) for kind in (wire.KeyedPlain, wire.Keyed))
+    _spoken_to(spoken_to, doors, gate)
+    routes.include_router(spoken_to)
     _listed(routes, doors, gate)
     return routes
 

@@ -28,7 +28,7 @@ from openoutcry.events import Candle
 from openoutcry.market.coins import printable
 from openoutcry.market.market import Candles
 
-TAG = "Market data"
+TAG = "Candles and streams"
 LIMIT_DEFAULT, LIMIT_MAX = 100, 1_000
 # The last millisecond that fits 64 bits in nanoseconds; whoever names a later one means "for ever".
 MS_MAX = 9_223_372_036_000

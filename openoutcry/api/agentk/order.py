@@ -36,6 +36,7 @@ class Order:
             del self._passed[candle.open_ns]
             return [candle]
         self._closed_ns = candle.open_ns
+        self._passed.pop(candle.open_ns, None)
         if self._open_ns is not None and self._open_ns <= candle.open_ns:
             self._pass(candle.open_ns)
             self._open_ns = None

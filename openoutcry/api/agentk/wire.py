@@ -107,6 +107,18 @@ class Keyed(APIRoute):
         return handler
 
 
+class _Plain(APIRoute):
+    """A route whose function takes the request alone: FastAPI describes it, and solves nothing for each request."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+class KeyedPlain(Keyed, _Plain):
+    """The same, with what is left of the caller's limits."""
+
+
 def envelope(data: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
     """A good answer. Decimals become numbers with all of their digits."""
     return Response(encode({"v": VERSION, "data": data}), status, headers, media_type="application/json")

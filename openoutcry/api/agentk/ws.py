@@ -233,9 +233,7 @@ class Series:
         self.channel = sockets.push.final()
         self.waiting: set[_Catch] = set()
         self._clock, self._events = sockets.clock, wire.Events(asked)
-        found = sockets.market.newest(asked.instrument.name, asked.interval_s, 1)
-        closed = () if found is None else found[0]
-        unsure_ns = closed[-1].open_ns if closed and not closed[-1].closed else None
+        unsure_ns = sockets.market.unsure_ns(asked.instrument.name, asked.interval_s)
         self._order = Order(asked.interval_s, self._clock.now_ns(), unsure_ns)
 
     def hear(self, candle: Candle) -> None:
