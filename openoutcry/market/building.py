@@ -135,7 +135,7 @@ class Building:
         return self._derivatives.firsts
 
     def keep_time(self, venue: str) -> None:
-        """Bars of that venue close by our clock: what it tells is days apart."""
+        """Candles and bars of that venue close by our clock: its time is ours, or what it tells is days apart."""
         self._by_clock.add(venue)
 
     def restate(self, instrument: str, bars: Iterable[DerivativeBar]) -> None:
@@ -167,6 +167,7 @@ class Building:
             if venue not in self._venue_times:
                 self._publish(self._derivatives.on_time(venue, time.newest_ns))
         for venue in self._by_clock:
+            self._publish(self._candles.on_time(venue, self._clock.now_ns()))
             self._publish(self._derivatives.on_time(venue, self._clock.now_ns()))
 
     def tell_tickers(self) -> None:
