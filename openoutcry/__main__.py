@@ -1,4 +1,4 @@
-"""The command line: demo, serve, backfill, tasks, export, record, replay, accounts, keys, grant, ledger, certificate, config."""
+"""The command line: demo, serve, and what an operator asks for, also beside a server that runs."""
 
 import asyncio
 import json
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from openoutcry.stores.export import Exported, Stored
     from openoutcry.stores.tasks import Tasks
     from openoutcry.terminal import Progress
+    from openoutcry.trading.inbox import Asked
+    from openoutcry.trading.listings import Listings
 
 STOP_S_MAX = 3.5  # a signal ends the server within five seconds, whatever hangs
 PROGRESS_S = 1.0
@@ -51,6 +53,10 @@ key_commands = typer.Typer(help="API keys: make, list and end them, also while a
 app.add_typer(key_commands, name="keys")
 account_commands = typer.Typer(help="Accounts: list, make and change them, also while a server runs.")
 app.add_typer(account_commands, name="accounts")
+listing_commands = typer.Typer(help="What our own exchange trades: show and load it, also while a server runs.")
+app.add_typer(listing_commands, name="listings")
+exchange_commands = typer.Typer(help="Our own exchange: check what it holds.", no_args_is_help=True)
+app.add_typer(exchange_commands, name="exchange")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")]
 Http = Annotated[
@@ -63,6 +69,11 @@ AsJson = Annotated[
 ]
 
 Email = Annotated[str, typer.Argument(metavar="EMAIL", help="Whose account.")]
+Amount = Annotated[str, typer.Argument(metavar="AMOUNT", help="How much: 5, or 0.25.")]
+AssetId = Annotated[str, typer.Argument(metavar="ASSET", help="Of what: BTC, USD, …, as `openoutcry listings` shows.")]
+OnceId = Annotated[
+    str | None, typer.Option("--id", metavar="ID", help="Twice the same id is once. [a fresh one, which is printed]")
+]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input. [asked for]")
 ]
@@ -622,6 +633,88 @@ def grant(
 
 
 @app.command()
+def deposit(
+    email: Email,
+    amount: Amount,
+    asset: AssetId,
+    id_: OnceId = None,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Bring money into an account's wallet on our exchange, also while a server runs."""
+    _moved(_load(file, data=data), email, amount, asset, id_, out=False, as_json=as_json)
+
+
+@app.command()
+def withdraw(
+    email: Email,
+    amount: Amount,
+    asset: AssetId,
+    id_: OnceId = None,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Take money out of an account's wallet on our exchange: what its orders reserve stays."""
+    _moved(_load(file, data=data), email, amount, asset, id_, out=True, as_json=as_json)
+
+
+@listing_commands.callback(invoke_without_command=True)
+def listings(context: typer.Context, data: Data = None, as_json: AsJson = False, file: ConfigFile = None) -> None:
+    """Print the assets and pairs that are traded."""
+    if context.invoked_subcommand is None:
+        listings_show(data, as_json, file)
+
+
+@listing_commands.command("show")
+def listings_show(data: Data = None, as_json: AsJson = False, file: ConfigFile = None) -> None:
+    """Print the assets and pairs that are traded."""
+    from openoutcry.exchanging import listed
+
+    _listings_told(listed(_with_books(_load(file, data=data))), as_json=as_json)
+
+
+@listing_commands.command("load")
+def listings_load(
+    toml: Annotated[Path, typer.Argument(metavar="FILE", help="TOML file of assets and pairs (docs/exchange.md).")],
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Trade what the file lists from now on. What is listed cannot go, and is counted in the same units for ever."""
+    from openoutcry.trading import listings_file
+    from openoutcry.trading.inbox import Relisting
+
+    wanted = listings_file.read(toml)
+    _answered(_load(file, data=data), str(uuid.uuid4()), Relisting(wanted.told()))
+    _listings_told(wanted, as_json=as_json)
+
+
+@exchange_commands.command("check")
+def exchange_check(
+    whole: Annotated[bool, typer.Option("--whole", help="From the first command. [from the newest snapshot]")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+    file: ConfigFile = None,
+) -> None:
+    """Do the logged commands again, and compare what they come to with what is kept; status 1 where it differs."""
+    from openoutcry.exchanging import checked
+
+    config = _with_books(_load(file, data=data))
+    _logs(config, quiet=True)
+    number, again, kept = checked(config, whole=whole)
+    if as_json:
+        print(json.dumps({"same": again == kept, "commands": number, "digest": again, "kept": kept}))
+    elif again == kept:
+        print(f"the same: {number:,} commands come to what is kept ({kept[:16]})")
+    else:
+        print(f"not the same: {number:,} commands come to {again}, and {kept} is kept")
+    if again != kept:
+        raise typer.Exit(1)
+
+
+@app.command()
 def ledger(
     email: Annotated[str | None, typer.Argument(metavar="EMAIL", help="Whose balance and statement.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Read all books, and say what does not balance.")] = False,
@@ -835,12 +928,82 @@ async def _statement(config: Config, email: str, limit: int) -> "tuple[Account, 
         return owner, await books.balance(owner.id, KAI.name), await books.statement(owner.id, KAI.name, limit)
 
 
-def _checked(config: Config, *, as_json: bool) -> None:
-    """Raises Unknown where there are no books, Exit(1) where they do not balance."""
+def _with_books(config: Config) -> Config:
+    """The same. Raises Unknown where there are no books."""
     from openoutcry.app import LEDGER
 
     if config.store.url is None and not (config.data / LEDGER).exists():
         raise Unknown(f"there are no books in {config.data}: name the server's folder with --data")
+    return config
+
+
+def _moved(config: Config, email: str, amount: str, asset: str, id_: str | None, *, out: bool, as_json: bool) -> None:
+    """A deposit or a withdrawal, and what the wallet has after it. Raises Refusal where it was not done."""
+    from openoutcry.exchanging import listed
+    from openoutcry.trading import risk
+    from openoutcry.trading.inbox import Moving
+
+    wanted, once = risk.decimal(amount, "amount"), id_ or str(uuid.uuid4())
+    if wanted <= 0:
+        raise Invalid("the amount is more than nothing")
+    owner = asyncio.run(_owner(_there(config), email))
+    _answered(config, once, Moving(owner.id, asset, f"{-wanted if out else wanted:f}"))
+
+    async def had() -> "Balance":
+        async with _books(config) as books:
+            return await books.balance(owner.id, asset)
+
+    balance, of = asyncio.run(had()), listed(config).assets[asset]
+    total, held = of.amount(balance.total), of.amount(balance.held)
+    if as_json:
+        told = {"id": once, "account_id": owner.id, "email": owner.email, "asset": asset}
+        print(json.dumps({**told, "amount": f"{wanted:f}", "total": f"{total:f}", "held": f"{held:f}"}))
+        return
+    done, to = ("withdrawn", "from") if out else ("deposited", "to")
+    print(f"{done}: {wanted:f} {asset} {to} {owner.email}, who has {total:f} {asset} now; id {once}")
+
+
+def _answered(config: Config, id_: str, asked: "Asked") -> None:
+    """Have the exchange do it. Raises Refusal where it was not done."""
+    from openoutcry.clock import SystemClock
+    from openoutcry.exchanging import told
+
+    _logs(config, quiet=True)
+    answer = asyncio.run(told(config, SystemClock(), id_, asked))
+    if answer.refused is not None:
+        raise Refusal(answer.refused)
+
+
+def _listings_told(listed: "Listings", *, as_json: bool) -> None:
+    import msgspec
+
+    if as_json:
+        print(msgspec.json.encode(listed).decode())
+        return
+    _table(
+        [("asset", "name", "accuracy"), *((each.id, each.name, str(each.accuracy)) for each in listed.assets.values())]
+    )
+    print()
+    rows = [("pair", "name", "base", "quote", "price accuracy", "min volume", "fees (maker, taker)", "")]
+    rows.extend(
+        (
+            each.id,
+            each.name,
+            each.base,
+            each.quote,
+            str(each.price_accuracy),
+            f"{each.volume(each.lots_min):f}",
+            f"{each.maker_fee_ppm / 10_000:g}%, {each.taker_fee_ppm / 10_000:g}%",
+            "" if each.on else "off",
+        )
+        for each in listed.pairs.values()
+    )
+    _table(rows)
+
+
+def _checked(config: Config, *, as_json: bool) -> None:
+    """Raises Unknown where there are no books, Exit(1) where they do not balance."""
+    _with_books(config)
 
     async def check() -> Sequence[str]:
         async with _books(config) as books:
@@ -880,15 +1043,14 @@ def _expiry(told: str) -> int:
 
 async def _reconciled(config: Config) -> "Reconciled":
     """What a look at Stripe's paid sessions comes to. Raises Unknown where there are no books, NotConfigured, Unavailable."""
-    from openoutcry.app import LEDGER, account_store, billing, ledger_store, ledger_url
+    from openoutcry.app import account_store, billing, ledger_store, ledger_url
     from openoutcry.clock import SystemClock
     from openoutcry.ledger.ledger import Ledger
     from openoutcry.stores.billing import SqlBilling
     from openoutcry.telemetry import Telemetry
     from openoutcry.transport import HttpClient
 
-    if config.store.url is None and not (config.data / LEDGER).exists():
-        raise Unknown(f"there are no books in {config.data}: name the server's folder with --data")
+    _with_books(config)
     _logs(config, quiet=True)
     clock, telemetry = SystemClock(), Telemetry()
     async with AsyncExitStack() as stack:

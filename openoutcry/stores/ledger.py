@@ -55,7 +55,7 @@ from openoutcry.ledger.postings import (
 )
 from openoutcry.ledger.records import Beside, Credit, KeptAnswer, Row, StripeEvent, UsageRow
 from openoutcry.money import AMOUNT_MAX
-from openoutcry.stores import exchange_tables
+from openoutcry.stores import exchange_tables, inbox_tables
 from openoutcry.stores.engine import opened, refusing
 from openoutcry.stores.migrations import Schema
 
@@ -232,7 +232,11 @@ def _4_exchange(connection: Connection) -> None:
     exchange_tables.metadata.create_all(connection)
 
 
-LEDGER = Schema("ledger_version", (_1_ledger, _2_rows_beside, _3_cards, _4_exchange))
+def _5_exchange_inbox(connection: Connection) -> None:
+    inbox_tables.metadata.create_all(connection)
+
+
+LEDGER = Schema("ledger_version", (_1_ledger, _2_rows_beside, _3_cards, _4_exchange, _5_exchange_inbox))
 
 
 class SqlLedger:

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from openoutcry.clock import NS, Clock
+from openoutcry.errors import Invalid, LimitExceeded, Unavailable
 from openoutcry.orders import (
     Bulk,
     Cancel,
@@ -31,6 +32,7 @@ from openoutcry.orders import (
 )
 from openoutcry.telemetry import Telemetry
 from openoutcry.trading import risk
+from openoutcry.trading.inbox import Answer, Inbox, Letter, Moving, Relisting
 from openoutcry.trading.listings import Listings
 from openoutcry.trading.risk import PAIR, Rejected
 from openoutcry.trading.sequencer import Sequencer
@@ -55,6 +57,9 @@ MOVE_ID_CHARACTERS_MAX = 128
 # Of each pair, what is read of the last day at a start; a ticker counts what is traded after it whole.
 LOADED_TRADES_MAX = 200_000
 LOADED_AT_ONCE = 10_000
+# How often the inbox is looked into, and tickers are rolled.
+LOOK_S = 0.2
+LETTERS_AT_ONCE = 100
 
 log = structlog.get_logger()
 
@@ -118,6 +123,22 @@ class OrderGateway:
         trades = {pair: await asyncio.to_thread(self._of_the_last_day, pair, after_ns) for pair in pairs}
         self.views.load(kept, trades)
         self._sequencer.listen(self.views.take)
+
+    async def run(self, inbox: Inbox) -> None:
+        """Do what commands of the operator's ask for, and let tickers grow old, until cancelled."""
+        while True:
+            self.views.roll()
+            try:
+                await self.look(inbox)
+            except (Unavailable, LimitExceeded) as e:  # what waits still waits: it is looked for again
+                log.warning("the exchange's inbox waits", error=e.text)
+            await self._clock.sleep(LOOK_S)
+
+    async def look(self, inbox: Inbox) -> None:
+        """Do what waits in the inbox, and answer it. Raises Unavailable, LimitExceeded: what is not answered still waits."""
+        for letter in await asyncio.to_thread(inbox.waiting, LETTERS_AT_ONCE):
+            answer = await self._answer(letter)
+            await asyncio.to_thread(inbox.answer, letter.id, answer, self._clock.now_ns())
 
     # -- orders
 
@@ -237,6 +258,17 @@ class OrderGateway:
                 await self._done(Relist(listings.told()))
 
     # -- parts
+
+    async def _answer(self, letter: Letter) -> Answer:
+        try:
+            match letter.asked:
+                case Moving(wallet, asset, amount):
+                    await self.move(letter.id, wallet, asset, risk.decimal(amount, risk.VOLUME))
+                case Relisting(listings):
+                    await self.relist(Listings.read(listings))
+        except (Rejected, Invalid) as e:
+            return Answer(e.text)
+        return Answer()
 
     async def _done(self, command: Command) -> Outcome:
         outcome = await self._sequencer.ask(command)

@@ -305,8 +305,10 @@ class Views:
     def _rests(self, change: Change) -> None:
         if change.status in _ACTIVE:
             self._open[change.wallet][change.id] = (change.pair, change.buys)
-        elif (mine := self._open.get(change.wallet)) is not None and mine.pop(change.id, None) and not mine:
-            del self._open[change.wallet]
+        elif change.id in self._open.get(change.wallet, {}):
+            del self._open[change.wallet][change.id]
+            if not self._open[change.wallet]:
+                del self._open[change.wallet]
 
     def _balance(self, asset: str, had: "_Had") -> BalanceView:
         amount = self.listings.assets[asset].amount
