@@ -8,12 +8,24 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import URL, Connection, Select, Table, delete, insert, literal_column, make_url, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Select,
+    delete,
+    insert,
+    make_url,
+    select,
+    text,
+    union_all,
+)
 
+from openoutcry.errors import Unavailable
 from openoutcry.ledger.postings import ISSUANCE
-from openoutcry.orders import Change, Command, Status, Trade
+from openoutcry.orders import Change, Command, Move, Status, Trade
 from openoutcry.stores.engine import opened, refusing
+from openoutcry.stores.exchange_rows import Rows
 from openoutcry.stores.exchange_tables import active as is_active
 from openoutcry.stores.exchange_tables import listings, log, orders, snapshots, trades
 from openoutcry.stores.ledger import LEDGER, WHAT, balances, postings, transfers
@@ -28,11 +40,21 @@ ASKED_MAX = 1_000
 
 _LOGGED = msgspec.msgpack.Decoder(list[tuple[int, int, Command]])
 _KEPT = msgspec.msgpack.Decoder(Kept)
-_CHANGED = ("left", "reserve", "status", "changed_ns", "traded_ns")
-_CHANGE = tuple(name for name in Change.__struct_fields__)
-_TRADE = tuple(name for name in Trade.__struct_fields__)
+_ORDER = (*Change.__struct_fields__, "gives")
+_BECAME = ("place", "left", "reserve", "status", "changed_ns", "traded_ns")
+_CHANGE = tuple(orders.c[name] for name in Change.__struct_fields__)
+_TRADE = ("place", *Trade.__struct_fields__[1:])
 
-# Asset, owner, amount: what moves together, from one transfer.
+_NEW_ORDERS = Rows(orders, _ORDER)
+_OLD_ORDERS = Rows(orders, _BECAME, of="place")
+_TRADES = Rows(trades, _TRADE)
+_BALANCES = Rows(balances, ("owner", "asset", "total", "held"), key=("owner", "asset"))
+_TRANSFERS = Rows(transfers, ("id", "reason", "at_ns"))
+_POSTINGS = Rows(postings, ("transfer", "owner", "asset", "amount", "total"))
+
+_MOVE = "move/"
+
+# Transfer, owner, asset, amount.
 _Moved = tuple[str, str, str, int]
 
 
@@ -52,53 +74,55 @@ class SqlExchange:
     def load(self) -> Kept:
         """The exchange as it was written last. Raises Unavailable."""
         with self._writing, refusing(WHAT), self._writer.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # A commit whose answer was lost may still be under way: it ends before this begins. SQLite's lock does that.
+                connection.execute(text(f"SET LOCAL lock_timeout = {round(BUSY_S * 1_000)}"))
+                connection.execute(text(f"LOCK TABLE {log.name} IN EXCLUSIVE MODE"))
             last = connection.execute(select(log.c.last, log.c.at_ns).order_by(log.c.first.desc()).limit(1)).first()
             rules = connection.scalar(select(listings.c.body).order_by(listings.c.number.desc()).limit(1))
-            if rules is not None:
-                self._pairs = Listings.read(bytes(rules)).pairs
-            assets = {asset for pair in self._pairs.values() for asset in (pair.base, pair.quote)}
-            if rules is not None:
-                assets |= Listings.read(bytes(rules)).assets.keys()
-            resting = connection.execute(select(orders).where(is_active).order_by(orders.c.place)).all()
-            had = connection.execute(select(balances).where(balances.c.asset.in_(sorted(assets)))).all()
+            listed = Listings({}, {}) if rules is None else Listings.read(bytes(rules))
+            self._pairs = listed.pairs
+            resting = connection.execute(select(*_CHANGE).where(is_active)).all()
+            had = connection.execute(select(balances).where(balances.c.asset.in_(sorted(listed.assets)))).all()
         return Kept(
             number=0 if last is None else last.last,
             at_ns=0 if last is None else last.at_ns,
             listings=None if rules is None else bytes(rules),
-            orders=[_change(row) for row in resting],
+            orders=[_change(row) for row in sorted(resting, key=lambda row: row.place)],
             held=[Held(row.owner, row.asset, row.total, row.held) for row in had],
         )
 
     def commit(self, written: Written) -> None:
         """All of it in one transaction. Raises Unavailable: then it was done or not, whole."""
+        # What entered before this batch is there; what entered in it is not.
+        since = written.commands[0].number * PLACES
+        new = [(*_values(change), gives) for change, gives in written.changes if change.place >= since]
+        old = [
+            (change.place, change.left, change.reserve, change.status.value, change.changed_ns, change.traded_ns)
+            for change, _ in written.changes
+            if change.place < since
+        ]
         with self._writing, refusing(WHAT), self._writer.begin() as connection:
             self._log(connection, written)
-            if written.changes:
-                rows = [
-                    dict(zip(_CHANGE, msgspec.structs.astuple(change), strict=True))
-                    | {"status": change.status.value, "gives": gives}
-                    for change, gives in written.changes
-                ]
-                connection.execute(_upsert(connection, orders, ("id",), _CHANGED), rows)
-            if written.trades:
-                connection.execute(insert(trades), [_trade_row(trade) for trade in written.trades])
-            if written.held:
-                rows = [
-                    {"owner": each.wallet, "asset": each.asset, "total": each.total, "held": each.held}
-                    for each in written.held
-                ]
-                connection.execute(_upsert(connection, balances, ("owner", "asset"), ("total", "held")), rows)
+            _NEW_ORDERS.write(connection, new)
+            if _OLD_ORDERS.write(connection, old) != len(old):
+                raise Unavailable("store", f"{WHAT} lacks an order that rested")
+            traded = [each for each in written.moved if isinstance(each, Trade)]
+            _TRADES.write(connection, [(_place(trade), *_values(trade)[1:]) for trade in traded])
+            _BALANCES.write(connection, written.held)
             self._post(connection, written)
 
-    def moved(self, ids: Collection[str]) -> frozenset[str]:
-        """Those of the ids under which something was moved already. Raises Unavailable."""
-        found: set[str] = set()
+    def moved(self, ids: Collection[str]) -> Mapping[str, Move]:
+        """What was moved under those of the ids that were used already. Raises Unavailable."""
+        found: dict[str, Move] = {}
         named = sorted(ids)
         for at in range(0, len(named), ASKED_MAX):
             asked = [_move_id(each) for each in named[at : at + ASKED_MAX]]
-            rows = self._rows(select(transfers.c.id).where(transfers.c.id.in_(asked)))
-            found |= {row.id.removeprefix("move/") for row in rows}
-        return frozenset(found)
+            received = select(postings).where(postings.c.transfer.in_(asked), postings.c.owner != ISSUANCE)
+            for row in self._rows(received):
+                id_ = row.transfer.removeprefix(_MOVE)
+                found[id_] = Move(id_, row.owner, row.asset, row.amount)
+        return found
 
     # -- the log
 
@@ -123,14 +147,14 @@ class SqlExchange:
         number = snapshot.kept.number
         row = {"number": number, "digest": snapshot.digest, "body": msgspec.msgpack.encode(snapshot.kept)}
         with self._writing, refusing(WHAT), self._writer.begin() as connection:
-            connection.execute(_upsert(connection, snapshots, ("number",), ("digest", "body")), [row])
-            connection.execute(delete(snapshots).where(snapshots.c.number < number))
+            connection.execute(delete(snapshots).where(snapshots.c.number <= number))
+            connection.execute(insert(snapshots), [row])
 
     # -- what was
 
     def orders(self, wallet: str, pair: str | None, *, active: bool, offset: int, limit: int) -> Sequence[Change]:
         """Of the wallet, newest first. Raises Unavailable."""
-        asked = select(orders).where(orders.c.wallet == wallet, is_active if active else ~is_active)
+        asked = select(*_CHANGE).where(orders.c.wallet == wallet, is_active if active else ~is_active)
         if pair is not None:
             asked = asked.where(orders.c.pair == pair)
         rows = self._rows(asked.order_by(orders.c.place.desc()).offset(offset).limit(limit))
@@ -138,7 +162,7 @@ class SqlExchange:
 
     def order(self, wallet: str, id_: str) -> Change | None:
         """The wallet's order with that id. Raises Unavailable."""
-        rows = self._rows(select(orders).where(orders.c.id == id_, orders.c.wallet == wallet))
+        rows = self._rows(select(*_CHANGE).where(orders.c.id == id_, orders.c.wallet == wallet))
         return _change(rows[0]) if rows else None
 
     def trades(
@@ -155,24 +179,46 @@ class SqlExchange:
     ) -> Sequence[Trade]:
         """In which the wallet took part, newest first: after the one time (exclusive), until the other (inclusive)."""
         of = trades.c
-        made, took = of.maker_wallet == wallet, of.taker_wallet == wallet
-        if buys is not None:
-            made, took = made & (of.taker_buys != buys), took & (of.taker_buys == buys)
-        asked = select(trades).where(or_(made, took))
-        for wanted, condition in (
-            (pair, of.pair == pair),
-            (order, or_(of.maker == order, of.taker == order)),
-            (after_ns, of.at_ns > literal_column(str(after_ns or 0))),
-            (until_ns, of.at_ns <= literal_column(str(until_ns or 0))),
-        ):
-            if wanted is not None:
-                asked = asked.where(condition)
-        return [_trade(row) for row in self._rows(asked.order_by(of.place.desc()).offset(offset).limit(limit))]
+        wanted: list[ColumnElement[bool]] = []
+        if pair is not None:
+            wanted.append(of.pair == pair)
+        if after_ns is not None:
+            wanted.append(of.at_ns > after_ns)
+        if until_ns is not None:
+            wanted.append(of.at_ns <= until_ns)
+        # It takes part on one side of each: two walks along an index instead of one over all that it ever did.
+        roles = []
+        for wallets, mine, took in ((of.maker_wallet, of.maker, False), (of.taker_wallet, of.taker, True)):
+            here = [wallets == wallet, *wanted]
+            if order is not None:
+                here.append(mine == order)
+            if buys is not None:
+                here.append(of.taker_buys == (buys is took))
+            roles.append(select(trades).where(*here).order_by(of.place.desc()).limit(offset + limit).subquery())
+        both = union_all(*(select(role) for role in roles)).subquery()
+        asked = select(both).order_by(both.c.place.desc()).offset(offset).limit(limit)
+        return [_trade(row) for row in self._rows(asked)]
 
     def public_trades(self, pair: str, offset: int, limit: int) -> Sequence[Trade]:
         """Newest first. Raises Unavailable."""
-        asked = select(trades).where(trades.c.pair == pair).order_by(trades.c.place.desc())
+        asked = select(trades).where(trades.c.pair == pair).order_by(trades.c.at_ns.desc(), trades.c.place.desc())
         return [_trade(row) for row in self._rows(asked.offset(offset).limit(limit))]
+
+    def tape(self, pair: str, start_ns: int, end_ns: int, *, after: int, limit: int) -> Sequence[Trade]:
+        """The first trades of [start_ns, end_ns) whose place is greater, oldest first. Raises Unavailable."""
+        of = trades.c
+        asked = select(trades).where(of.pair == pair, of.at_ns >= start_ns, of.at_ns < end_ns, of.place > after)
+        return [_trade(row) for row in self._rows(asked.order_by(of.at_ns, of.place).limit(limit))]
+
+    def listed(self) -> Mapping[str, int]:
+        """When each pair was listed first (ns). Raises Unavailable."""
+        first: dict[str, int] = {}
+        for row in self._rows(select(listings).order_by(listings.c.number)):
+            new = Listings.read(bytes(row.body)).pairs.keys() - first.keys()
+            if new:
+                asked = select(log.c.at_ns).where(log.c.first <= row.number).order_by(log.c.first.desc()).limit(1)
+                first |= dict.fromkeys(new, self._rows(asked)[0].at_ns)
+        return first
 
     def close(self) -> None:
         """Close every connection; a second call does nothing."""
@@ -191,28 +237,28 @@ class SqlExchange:
 
     def _post(self, connection: Connection, written: Written) -> None:
         """A transfer for each trade and move, with the total of each owner after it."""
+        made: list[tuple[str, str, int]] = []
         moved: list[_Moved] = []
-        made: list[dict[str, Any]] = []
-        for _, move in written.moves:
-            made.append({"id": _move_id(move.id), "reason": "moved", "at_ns": written.commands[-1].at_ns})
-            moved += [
-                (made[-1]["id"], ISSUANCE, move.asset, -move.units),
-                (made[-1]["id"], move.wallet, move.asset, move.units),
-            ]
-        for trade in written.trades:
-            made.append({"id": f"trade/{trade.id}", "reason": "traded", "at_ns": trade.at_ns})
-            moved += _legs(made[-1]["id"], trade, self._pairs[trade.pair])
-        if not made:
-            return
-        connection.execute(insert(transfers), made)
+        at_ns = written.commands[-1].at_ns
+        for each in written.moved:
+            if isinstance(each, Move):
+                id_ = _move_id(each.id)
+                made.append((id_, "moved", at_ns))
+                moved.append((id_, ISSUANCE, each.asset, -each.units))
+                moved.append((id_, each.wallet, each.asset, each.units))
+            else:
+                id_ = f"trade/{each.id}"
+                made.append((id_, "traded", at_ns))
+                moved += _legs(id_, each, self._pairs[each.pair])
         # Backwards from what is now: before its last move, a wallet had what it has without it.
         totals = {(each.wallet, each.asset): each.total for each in written.held}
-        rows: list[dict[str, Any]] = []
+        rows: list[tuple[str, str, str, int, int]] = []
         for transfer, owner, asset, amount in reversed(moved):
             total = totals[owner, asset]
             totals[owner, asset] = total - amount
-            rows.append({"transfer": transfer, "owner": owner, "asset": asset, "amount": amount, "total": total})
-        connection.execute(insert(postings), rows[::-1])
+            rows.append((transfer, owner, asset, amount, total))
+        _TRANSFERS.write(connection, made)
+        _POSTINGS.write(connection, rows[::-1])
 
     def _rows(self, asked: Select[Any]) -> Sequence[Any]:
         with self._reading, refusing(WHAT), self._engine.begin() as connection:
@@ -234,26 +280,38 @@ def _legs(transfer: str, trade: Trade, pair: Pair) -> Iterator[_Moved]:
             yield transfer, FEES, asset, fee
 
 
-def _upsert(connection: Connection, table: Table, key: Sequence[str], changed: Sequence[str]) -> Any:
-    kind = postgresql if connection.dialect.name == "postgresql" else sqlite
-    asked = kind.insert(table)
-    return asked.on_conflict_do_update(index_elements=list(key), set_={name: asked.excluded[name] for name in changed})
-
-
 def _move_id(id_: str) -> str:
-    return f"move/{id_}"
+    return _MOVE + id_
+
+
+def _values(told: Change | Trade) -> tuple[Any, ...]:
+    return msgspec.structs.astuple(told)
 
 
 def _change(row: Any) -> Change:
-    told = row._mapping  # noqa: SLF001 - SQLAlchemy's public way to a row's columns
-    return Change(**{name: told[name] for name in _CHANGE} | {"status": Status(row.status)})
+    return Change(
+        row.id,
+        row.place,
+        row.wallet,
+        row.pair,
+        row.buys,
+        row.market,
+        row.ticks,
+        row.lots,
+        row.left,
+        row.reserve,
+        Status(row.status),
+        row.made_ns,
+        row.changed_ns,
+        row.traded_ns,
+    )
 
 
-def _trade_row(trade: Trade) -> dict[str, Any]:
+def _place(trade: Trade) -> int:
     number, _, n = trade.id.partition("-")
-    return dict(zip(_TRADE, msgspec.structs.astuple(trade), strict=True)) | {"place": int(number) * PLACES + int(n)}
+    return int(number) * PLACES + int(n)
 
 
 def _trade(row: Any) -> Trade:
-    told = row._mapping  # noqa: SLF001 - as above
-    return Trade(**{name: told[name] for name in _TRADE})
+    number, n = divmod(row.place, PLACES)
+    return Trade(f"{number}-{n}", *row[1:])

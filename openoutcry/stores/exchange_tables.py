@@ -1,6 +1,6 @@
 """The tables of the exchange, in the ledger's database: what it holds is written with the balances."""
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.sql.expression import literal_column
 
 metadata = MetaData()
@@ -13,6 +13,7 @@ log = Table(
     Column("last", BigInteger, nullable=False),
     Column("at_ns", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    CheckConstraint("last >= first", name="a_batch_of_something"),
 )
 listings = Table(
     "exchange_listings",
@@ -27,11 +28,13 @@ snapshots = Table(
     Column("digest", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
 )
+# A place is the key: rows are added at the end, and found again without looking for their id.
+_Place = BigInteger().with_variant(Integer, "sqlite")
 orders = Table(
     "exchange_orders",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("place", BigInteger, nullable=False),
+    Column("place", _Place, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False, unique=True),
     Column("wallet", Text, nullable=False),
     Column("pair", Text, nullable=False),
     Column("buys", Boolean, nullable=False),
@@ -46,18 +49,22 @@ orders = Table(
     Column("made_ns", BigInteger, nullable=False),
     Column("changed_ns", BigInteger, nullable=False),
     Column("traded_ns", BigInteger),
-    CheckConstraint('"left" BETWEEN 0 AND lots', name="left_of_what_was_asked"),
+    CheckConstraint('lots > 0 AND "left" BETWEEN 0 AND lots', name="left_of_what_was_asked"),
+    CheckConstraint('reserve >= 0 AND (reserve = 0 OR "left" > 0)', name="reserve_for_what_is_left"),
     CheckConstraint("(reserve > 0) = (status IN ('placed', 'partially_matched'))", name="active_orders_reserve"),
+    CheckConstraint(
+        "status IN ('placed', 'partially_matched', 'matched', 'cancelled', 'replaced')", name="a_status_of_ours"
+    ),
+    CheckConstraint("(\"left\" = 0) = (status = 'matched')", name="matched_is_nothing_left"),
     Index("exchange_orders_of_wallet", "wallet", "place"),
 )
 active = orders.c.reserve > literal_column("0")
-Index("exchange_orders_active", orders.c.place, sqlite_where=active, postgresql_where=active)
+# The few that rest are found among the many that did.
+Index("exchange_orders_active", orders.c.wallet, orders.c.place, sqlite_where=active, postgresql_where=active)
 trades = Table(
     "exchange_trades",
     metadata,
-    Column("id", Text, primary_key=True),
-    # Its order among all trades: the number of the command, then which one of it.
-    Column("place", BigInteger, nullable=False),
+    Column("place", _Place, primary_key=True, autoincrement=False),
     Column("pair", Text, nullable=False),
     Column("at_ns", BigInteger, nullable=False),
     Column("ticks", BigInteger, nullable=False),
@@ -70,7 +77,11 @@ trades = Table(
     Column("taker_wallet", Text, nullable=False),
     Column("maker_fee", BigInteger, nullable=False),
     Column("taker_fee", BigInteger, nullable=False),
-    Index("exchange_trades_of_pair", "pair", "place"),
+    CheckConstraint("ticks > 0 AND lots > 0 AND quote > 0", name="trades_of_something"),
+    CheckConstraint("maker_fee >= 0 AND taker_fee >= 0", name="fees_are_taken"),
+    CheckConstraint("maker_wallet <> taker_wallet", name="nobody_trades_with_himself"),
+    # Times only grow with places, so that one index finds both.
+    Index("exchange_trades_of_pair", "pair", "at_ns", "place"),
     Index("exchange_trades_of_maker", "maker_wallet", "place"),
     Index("exchange_trades_of_taker", "taker_wallet", "place"),
     Index("exchange_trades_of_maker_order", "maker"),

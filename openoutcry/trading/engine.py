@@ -100,15 +100,12 @@ class Engine:
 
     def digest(self) -> str:
         """The same for the same books and wallets, whatever way they came about."""
-        told = hashlib.sha256()
-        for key, purse in sorted(self._purses.items()):
-            if purse.total or purse.held:
-                told.update(msgspec.json.encode([*key, purse.total, purse.held]))
-        for id_, book in sorted(self.books.items()):
-            for side in (book.bids, book.asks):
-                for order in side.orders():
-                    told.update(msgspec.json.encode([id_, *msgspec.structs.astuple(order.now())]))
-        return told.hexdigest()
+        purses = [(*key, each.total, each.held) for key, each in self._purses.items() if each.total or each.held]
+        books = [
+            [id_, [order.now() for order in book.bids.orders()], [order.now() for order in book.asks.orders()]]
+            for id_, book in self.books.items()
+        ]
+        return hashlib.sha256(msgspec.msgpack.encode([sorted(purses), sorted(books)])).hexdigest()
 
     # -- what is asked
 

@@ -6,16 +6,17 @@ sees what `Published` says, after the commit.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
 from openoutcry.clock import Clock
 from openoutcry.errors import LimitExceeded, Unavailable
-from openoutcry.orders import Change, Code, Command, Move, Outcome, Relist, Status, Trade
+from openoutcry.orders import Bulk, Change, Code, Command, Move, Outcome, Relist, Status, Trade
 from openoutcry.telemetry import Telemetry
 from openoutcry.trading.book import Order, Purse
 from openoutcry.trading.engine import Engine
@@ -23,12 +24,14 @@ from openoutcry.trading.listings import Listings
 from openoutcry.trading.store import ExchangeStore, Held, Kept, Numbered, Snapshot, Written
 
 BATCH_MAX = 1_000
-WAITING_MAX = 50_000
+QUEUE_MAX = 50_000
 CROWDED_RETRY_S = 1.0
-# How often, and how long apart, what was written is read again after a failure before the exchange waits for the next command.
+# How often, and how long apart, what was written is read again after a failure before those who wait are told.
 RELOADS_MAX = 5
 RELOAD_S = 0.2
-SNAPSHOT_COMMANDS = 100_000
+SNAPSHOT_COMMANDS = 1_000_000
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -43,7 +46,10 @@ class Level(NamedTuple):
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch changed, once it is written: each command with what became of it, and levels and wallets as they are now."""
+    """What a batch changed, once it is written: each command with what became of it, and levels and wallets as they are now.
+
+    A command that is not in the log, because it was done before or does not fit, has the number 0.
+    """
 
     at_ns: int
     done: Sequence[tuple[Numbered, Outcome]]
@@ -55,19 +61,41 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 Listener = Callable[[Published], None]
 
 
+class _Worked(NamedTuple):
+    """A batch that was matched: the number of its last command, what of it goes into the log, and what it changed."""
+
+    number: int
+    logged: Sequence[Numbered]
+    published: Published
+
+
 class Sequencer:
     """Commands in, outcomes out. `start` reads what was kept, and gives it."""
 
-    def __init__(self, store: ExchangeStore, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        store: ExchangeStore,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        queue_max: int = QUEUE_MAX,
+        batch_max: int = BATCH_MAX,
+        snapshot_commands: int = SNAPSHOT_COMMANDS,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._queue_max, self._batch_max, self._snapshot_commands = queue_max, batch_max, snapshot_commands
+        # A thread of its own: nobody else's slow work stands before a batch.
+        self._thread = ThreadPoolExecutor(1, "exchange")
         self._waiting: deque[tuple[Command, asyncio.Future[Outcome]]] = deque()
         self._writer: asyncio.Task[None] | None = None
+        self._closed = False
         self._listeners: list[Listener] = []
         self._engine = Engine(Listings({}, {}))
-        self._number = self._at_ns = self._snapshot_at = 0
-        # What was written is not known: it is read again before anything else is done.
+        self._number = self._at_ns = 0
+        # What is in memory may not be what is written, which is read before anything else is done. `_doubtful` may be or not.
         self._lost = False
+        self._doubtful: _Worked | None = None
         self._commands = telemetry.counter("exchange_commands", "Commands of the exchange, by outcome", ["outcome"])
         self._trades = telemetry.counter("exchange_trades", "Trades of the exchange")
         self._failures = telemetry.counter("exchange_failures", "Batches that could not be written")
@@ -76,18 +104,24 @@ class Sequencer:
 
     async def start(self) -> Kept:
         """Read what was kept. Raises Unavailable."""
-        kept = await asyncio.to_thread(self._store.load)
+        kept = await self._in_thread(self._store.load)
         self._take(kept)
         return kept
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` after each batch. Returns the way to stop."""
+        """Call `listener` after each batch, before its callers are answered. Returns the way to stop."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     async def ask(self, command: Command) -> Outcome:
-        """Do it; returns once it is written. Whoever is cancelled here does not stop it. Raises LimitExceeded."""
-        if len(self._waiting) >= WAITING_MAX:
+        """Do it; returns once it is written. Whoever is cancelled here does not stop it. Raises LimitExceeded, Unavailable.
+
+        Refused with `runtime`, it was not done; unless the database went away in the very moment of writing and did not come
+        back in time, which `exchange_failures` counts: then what is kept tells.
+        """
+        if self._closed:
+            raise Unavailable("exchange", "the exchange is closing")
+        if len(self._waiting) >= self._queue_max:
             raise LimitExceeded("too many commands wait", CROWDED_RETRY_S)
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, answered))
@@ -96,58 +130,76 @@ class Sequencer:
         return await answered
 
     async def close(self) -> None:
-        """Return when all that was asked is done. The store is its owner's to close."""
+        """Take no more, and return when all that was asked is done. The store is its owner's to close."""
+        self._closed = True
         if self._writer is not None:
             await self._writer
+        self._thread.shutdown(wait=False)
 
     # -- one batch after the other
 
     async def _write(self) -> None:
+        batch: Sequence[tuple[Command, asyncio.Future[Outcome]]] = ()
         try:
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
+                batch = self._next()
                 outcomes = await self._batch([command for command, _ in batch])
                 for (_, answered), outcome in zip(batch, outcomes, strict=True):
                     if not answered.done():  # whoever asked may have gone
                         answered.set_result(outcome)
         finally:
             self._writer = None
+            # Nobody is left there where the loop itself ends.
+            for _, answered in (*batch, *self._waiting):
+                answered.cancel()
+            self._waiting.clear()
+
+    def _next(self) -> Sequence[tuple[Command, asyncio.Future[Outcome]]]:
+        """What waited longest: as many as fit, of which each order of a bulk counts, or one."""
+        batch: list[tuple[Command, asyncio.Future[Outcome]]] = []
+        weight = 0
+        while self._waiting:
+            command = self._waiting[0][0]
+            weight += max(1, len(command.items)) if isinstance(command, Bulk) else 1
+            if batch and weight > self._batch_max:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
 
     async def _batch(self, commands: Sequence[Command]) -> Sequence[Outcome]:
-        if self._lost and not await self._reload():
+        if self._lost and not await self._found():
             return self._failed(commands)
-        at_ns = max(self._at_ns, self._clock.now_ns())
-        worked: list[tuple[int, Published]] = []
+        before, at_ns = self._number, max(self._at_ns, self._clock.now_ns())
+        worked: list[_Worked] = []
         try:
-            await asyncio.to_thread(self._work, commands, self._number, at_ns, worked)
+            await self._in_thread(lambda: self._work(commands, before, at_ns, worked))
         except Exception as e:  # whatever it was: what is in memory may be no longer what is written
             self._failures.inc()
-            self._lost = True
             self._told(e)
+            self._lost = True
+            self._doubtful = worked[0] if worked else None
             # It may have been written all the same, where only the answer was lost.
-            if not await self._reload() or not worked or self._number < worked[0][0]:
+            if not await self._found() or self._number == before:
                 return self._failed(commands)
-        self._number, published = worked[0]
-        self._at_ns = at_ns
-        self._publish(published)
-        if self._number - self._snapshot_at >= SNAPSHOT_COMMANDS:
+        else:
+            self._accept(worked[0])
+        if self._number // self._snapshot_commands != before // self._snapshot_commands:
             await self._snapshot()
-        return [outcome for _, outcome in published.done]
+        return [outcome for _, outcome in worked[0].published.done]
 
-    def _work(self, commands: Sequence[Command], number: int, at_ns: int, worked: list[tuple[int, Published]]) -> None:
-        """In a thread: match, put what came of it and the last number into `worked`, and write. Raises Unavailable."""
+    def _work(self, commands: Sequence[Command], number: int, at_ns: int, worked: list[_Worked]) -> None:
+        """In the thread: match, put what came of it into `worked`, and write. Raises Unavailable."""
         engine = self._engine
         ids = [command.id for command in commands if isinstance(command, Move)]
-        moved = set(self._store.moved(ids)) if ids else set()
+        moved = dict(self._store.moved(ids)) if ids else {}
         logged: list[Numbered] = []
         done: list[tuple[Numbered, Outcome]] = []
-        changes: dict[str, tuple[Change, str]] = {}
-        trades: list[Trade] = []
-        moves: list[tuple[int, Move]] = []
+        changes: dict[int, tuple[Change, str]] = {}
+        flows: list[Move | Trade] = []
         relists: list[tuple[int, Relist]] = []
         for command in commands:
-            if isinstance(command, Move) and command.id in moved:  # it was done before, and stands in the log
-                done.append((Numbered(0, at_ns, command), Outcome()))
+            if isinstance(command, Move | Relist) and (said := _without_engine(command, moved, engine.listings)):
+                done.append((Numbered(0, at_ns, command), said))
                 continue
             number += 1
             each = Numbered(number, at_ns, command)
@@ -156,11 +208,11 @@ class Sequencer:
             done.append((each, outcome))
             for change in outcome.changes:
                 pair = engine.books[change.pair].pair
-                changes[change.id] = (change, pair.quote if change.buys else pair.base)
-            trades += outcome.trades
+                changes[change.place] = (change, pair.quote if change.buys else pair.base)
+            flows += outcome.trades
             if outcome.refused is None and isinstance(command, Move):
-                moved.add(command.id)
-                moves.append((number, command))
+                moved[command.id] = command
+                flows.append(command)
             elif isinstance(command, Relist):
                 relists.append((number, command))
         held = [Held(purse.wallet, purse.asset, purse.total, purse.held) for purse in engine.moved]
@@ -171,15 +223,15 @@ class Sequencer:
             for ticks in side.changed
         ]
         listings = engine.listings if relists else None
-        worked.append((number, Published(at_ns=at_ns, done=done, levels=levels, held=held, listings=listings)))
+        published = Published(at_ns=at_ns, done=done, levels=levels, held=held, listings=listings)
+        worked.append(_Worked(number, logged, published))
         engine.clear()
         if logged:
             self._store.commit(
                 Written(
                     commands=logged,
                     changes=list(changes.values()),
-                    trades=trades,
-                    moves=moves,
+                    moved=flows,
                     relists=relists,
                     held=held,
                 )
@@ -187,17 +239,31 @@ class Sequencer:
 
     # -- when that fails
 
-    async def _reload(self) -> bool:
-        for _ in range(RELOADS_MAX):
-            try:
-                self._take(await asyncio.to_thread(self._store.load))
-            except Unavailable as e:
-                self._told(e)
+    async def _found(self) -> bool:
+        """Read what was written. Returns whether it is known; what turned out to be done is told to whoever listens."""
+        for attempt in range(RELOADS_MAX):
+            if attempt:
                 await self._clock.sleep(RELOAD_S)
-            else:
-                self._lost = False
-                return True
+            try:
+                kept, since = await self._in_thread(lambda: (self._store.load(), list(self._store.log(self._number))))
+                self._ours(since)
+                number = self._number
+                self._take(kept)
+            except Exception as e:  # whatever it was: it is tried again, and whoever waits is told
+                self._told(e)
+                continue
+            doubtful, self._lost, self._doubtful = self._doubtful, False, None
+            if doubtful is not None and kept.number != number:
+                self._accept(doubtful)
+            return True
         return False
+
+    def _ours(self, since: Sequence[Numbered]) -> None:
+        """Raises Unavailable where the log goes on from what is known here with what is not ours: all that we say would be wrong."""
+        if since and (self._doubtful is None or since != self._doubtful.logged):
+            raise Unavailable(
+                "exchange", "another process writes to this exchange: stop one, and start the other again"
+            )
 
     def _take(self, kept: Kept) -> None:
         self._engine = engine_of(kept)
@@ -211,21 +277,54 @@ class Sequencer:
         text = error.text if isinstance(error, Unavailable) else repr(error)
         log.error("the exchange could not write", error=text, exc_info=not isinstance(error, Unavailable))
 
+    # -- when it is done
+
+    def _accept(self, worked: _Worked) -> None:
+        published = worked.published
+        self._number, self._at_ns = worked.number, published.at_ns
+        for outcome, times in Counter(each.refused for _, each in published.done).items():
+            self._commands.labels("done" if outcome is None else outcome.value).inc(times)
+        self._trades.inc(sum(len(outcome.trades) for _, outcome in published.done))
+        for listener in list(self._listeners):
+            try:
+                listener(published)
+            except Exception:  # what is done is done: neither whoever asked nor the next listener suffers for it
+                log.exception("a listener to the exchange broke")
+
     async def _snapshot(self) -> None:
         kept = kept_of(self._engine, self._number, self._at_ns)
         try:
-            await asyncio.to_thread(self._store.keep, Snapshot(kept=kept, digest=self._engine.digest()))
-        except Unavailable as e:
+            await self._in_thread(lambda: self._store.keep(Snapshot(kept=kept, digest=self._engine.digest())))
+        except Exception as e:  # whatever it was: the batch before it is done, and its callers are told so
             self._told(e)
-        else:
-            self._snapshot_at = self._number
 
-    def _publish(self, published: Published) -> None:
-        for _, outcome in published.done:
-            self._commands.labels("done" if outcome.refused is None else outcome.refused.value).inc()
-            self._trades.inc(len(outcome.trades))
-        for listener in list(self._listeners):
-            listener(published)
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _without_engine(command: Move | Relist, moved: Mapping[str, Move], listings: Listings) -> Outcome | None:
+    """What is said to a command that must not come into the log: one that was done before, or does not fit what is listed."""
+    if isinstance(command, Relist):
+        if fits(Listings.read(command.listings), listings):
+            return None
+        log.error("listings that do not fit what was listed before were refused")
+        return Outcome(Code.RUNTIME)
+    earlier = moved.get(command.id)
+    if earlier is None:
+        return None
+    return Outcome() if earlier == command else Outcome(Code.DUPLICATE)
+
+
+def fits(listings: Listings, before: Listings) -> bool:
+    """Whether whole ticks, lots and units of before still mean the same: nothing is gone, nothing is counted otherwise."""
+    return all(
+        (after := listings.assets.get(id_)) is not None and after.accuracy == asset.accuracy
+        for id_, asset in before.assets.items()
+    ) and all(
+        (now := listings.pairs.get(id_)) is not None
+        and (now.base, now.quote, now.price_accuracy) == (pair.base, pair.quote, pair.price_accuracy)
+        for id_, pair in before.pairs.items()
+    )
 
 
 def engine_of(kept: Kept) -> Engine:
@@ -270,12 +369,18 @@ def replayed(store: ExchangeStore, *, whole: bool = False) -> tuple[int, str, st
     """The commands of the log again, from the newest snapshot or (`whole`) from nothing.
 
     Returns the number of the last one, and two digests that must be the same: of what they come to, and of what is kept.
-    Raises Unavailable.
+    Raises Unavailable, also where the snapshot is not what it was.
     """
     snapshot = None if whole else store.snapshot()
-    engine = Engine(Listings({}, {})) if snapshot is None else engine_of(snapshot.kept)
-    number = 0 if snapshot is None else snapshot.kept.number
+    kept = store.load()
+    engine, number = Engine(Listings({}, {})), 0
+    if snapshot is not None:
+        engine, number = engine_of(snapshot.kept), snapshot.kept.number
+        if engine.digest() != snapshot.digest:
+            raise Unavailable("exchange", f"the snapshot at {number} is not what it was")
     for each in store.log(number):
+        if each.number > kept.number:  # an exchange at work goes on
+            break
         engine.obey(*each)
         number = each.number
-    return number, engine.digest(), engine_of(store.load()).digest()
+    return number, engine.digest(), engine_of(kept).digest()

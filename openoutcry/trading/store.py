@@ -1,6 +1,6 @@
 """The port behind which the exchange is kept. Its methods wait: they are called in threads."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -29,13 +29,12 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     """What a batch of commands came to: all of it is written, or nothing.
 
     `changes` holds the last one of each order, with the asset that it gives; `held` what every wallet that was touched has
-    now; `trades` and `moves` come in their order.
+    now; `moved` what moved between wallets, in its order.
     """
 
     commands: Sequence[Numbered]
     changes: Sequence[tuple[Change, str]] = ()
-    trades: Sequence[Trade] = ()
-    moves: Sequence[tuple[int, Move]] = ()
+    moved: Sequence[Move | Trade] = ()
     relists: Sequence[tuple[int, Relist]] = ()
     held: Sequence[Held] = ()
 
@@ -68,8 +67,8 @@ class ExchangeStore(Protocol):
         """All of it in one transaction. Raises Unavailable: then it was done or not, whole; `load` tells by the number."""
         ...
 
-    def moved(self, ids: Collection[str]) -> frozenset[str]:
-        """Those of the ids under which something was moved already. Raises Unavailable."""
+    def moved(self, ids: Collection[str]) -> Mapping[str, Move]:
+        """What was moved under those of the ids that were used already. Raises Unavailable."""
         ...
 
     def log(self, after: int) -> Iterator[Numbered]:
