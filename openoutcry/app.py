@@ -85,7 +85,7 @@ from openoutcry.money import KAI
 from openoutcry.simulator.cme import PATH as CME_PATH
 from openoutcry.simulator.news import FEEDS as NEWS_PATHS
 from openoutcry.simulator.simulator import Addresses, Simulator
-from openoutcry.sources import TOKEN_SOURCES, interest_files
+from openoutcry.sources import NEWS_SOURCES, TOKEN_SOURCES, interest_files
 from openoutcry.sources.coinmarketcap import CoinMarketCap
 from openoutcry.stores.accounts import SqlAccounts
 from openoutcry.stores.analyses import SqlAnalyses
@@ -213,6 +213,7 @@ class Server:
     async def start(self) -> None:
         """Raises Refusal: a folder that is taken, an address that cannot be had, a setting that is wrong."""
         config, clock = self._config, self._world.clock
+        check_sources(config)
         series = self._store()
         self.keys = await self._made_keys()
         self.accounts = self._made_accounts()
@@ -822,6 +823,14 @@ def accesses(config: Config) -> dict[str, Access]:
     return made
 
 
+def check_sources(config: Config) -> None:
+    """Raises BadConfig for a catalogue there is none of."""
+    there = {*TOKEN_SOURCES, *(name for name, make in NEWS_SOURCES.items() if make(0).url is not None)}
+    strange = sorted(set(config.sources) - there)
+    if strange:
+        raise BadConfig(f"sources.{strange[0]}: no such source; there are {', '.join(sorted(there))}")
+
+
 def archive_addresses(config: Config) -> dict[str, str]:
     """Where the archives of the venues that are on are; without those not to be used. Raises BadConfig where there is none."""
     strange = next((name for name, named in config.venues.items() if named.archive and name not in ARCHIVES), None)
@@ -835,6 +844,7 @@ def archive_addresses(config: Config) -> dict[str, str]:
 def effective(config: Config) -> dict[str, Any]:
     """The settings in force as plain values, the venues' own addresses filled in, secrets masked. Raises BadConfig."""
     accesses(config)
+    check_sources(config)
     archives = archive_addresses(config)
     shown: dict[str, Any] = config.model_dump(mode="json")
     for name, named in shown["venues"].items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openoutcry.app import archive_addresses, simulated
+from openoutcry.app import archive_addresses, effective, simulated
 from openoutcry.clock import ManualClock
 from openoutcry.config import BadConfig, address, described, load
 from openoutcry.simulator.simulator import Simulator
@@ -114,3 +114,9 @@ async def test_of_a_played_world_only_its_own_files_are_read() -> None:
     addresses = archive_addresses(simulated(load({"venues": {"binance": {"archive": "http://x"}}}), simulator))
     await simulator.stop()
     assert addresses == {name: f"http://{at}/{name}" for name in ("binance", "binance_delivery")}
+
+
+def test_a_catalogue_that_there_is_none_of_is_named() -> None:
+    config = load({"sources": {"gecko": {"on": False}}})
+    with pytest.raises(BadConfig, match=r"sources\.gecko: no such source; there are birdeye, codex, coindesk"):
+        effective(config)

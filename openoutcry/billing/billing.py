@@ -27,6 +27,7 @@ from openoutcry.errors import (
     InsufficientFunds,
     Invalid,
     LimitExceeded,
+    NoPrice,
     NotConfigured,
     TooLarge,
     Unavailable,
@@ -130,7 +131,7 @@ class Billing:
     async def checkout(self, account: str, usd_cents: int, success_url: str, cancel_url: str) -> Checkout:
         """Begin one. Raises NotConfigured, Invalid, LimitExceeded, Unavailable."""
         if self._kai_usd is None:
-            raise NotConfigured("models.kai_usd is not set: KAI has no price")
+            raise NoPrice("models.kai_usd is not set: KAI has no price")
         if not USD_CENTS_MIN <= usd_cents <= USD_CENTS_MAX:
             raise Invalid(f"an amount is {USD_CENTS_MIN} to {USD_CENTS_MAX} cents of USD")
         for name, url in (("success_url", success_url), ("cancel_url", cancel_url)):

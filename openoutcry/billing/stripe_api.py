@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from openoutcry.clock import NS, Clock
-from openoutcry.errors import Invalid, NotConfigured, TimedOut, Unavailable
+from openoutcry.errors import Invalid, NoStripe, TimedOut, Unavailable
 from openoutcry.transport import Http
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class StripeApi(Protocol):
-    """What billing asks of Stripe. All raise NotConfigured where a secret (or the library) is missing."""
+    """What billing asks of Stripe. All raise NoStripe where a secret (or the library) is missing."""
 
     async def open(self, account: str, cents: int, success_url: str, cancel_url: str, key: str) -> Session:
         """A new checkout; with the same `key` the same one. Raises Unavailable, TimedOut, Invalid for a URL that Stripe refuses."""
@@ -191,7 +191,7 @@ class Stripe:
     def event(self, body: bytes, signature: str | None) -> Event:
         """What Stripe signed. Raises Invalid for what it did not, or too long ago, and for what is no event."""
         if self._webhook_secret is None:
-            raise NotConfigured("stripe.webhook_secret is not set: nothing that comes can be known to be Stripe's")
+            raise NoStripe("stripe.webhook_secret is not set: nothing that comes can be known to be Stripe's")
         library = _library().stripe
         # The library trips over a signature in other letters.
         if not signature or not signature.isascii():
@@ -217,7 +217,7 @@ class Stripe:
 
     def _client(self) -> "stripe.StripeClient":
         if self._secret_key is None:
-            raise NotConfigured("stripe.secret_key is not set: nothing can be paid by card")
+            raise NoStripe("stripe.secret_key is not set: nothing can be paid by card")
         if self._made is None:
             self._made = _library().client(self._secret_key, self._api_base, self._http, self._clock, RETRIES_MAX)
         return self._made
@@ -345,5 +345,5 @@ def _library() -> "ModuleType":
     try:
         from openoutcry.billing import stripe_library
     except ModuleNotFoundError as e:
-        raise NotConfigured('Stripe\'s library is not installed: pip install "openoutcry[stripe]"') from e
+        raise NoStripe('Stripe\'s library is not installed: pip install "openoutcry[stripe]"') from e
     return stripe_library

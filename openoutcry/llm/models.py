@@ -24,7 +24,7 @@ from openoutcry.errors import (
     InsufficientFunds,
     Invalid,
     LimitExceeded,
-    NotConfigured,
+    NoPrice,
     OtherContent,
     Refusal,
     TimedOut,
@@ -170,7 +170,7 @@ class Speaking:
 class Models:
     """`routes`: the way of each alias of `config`, and of further names that are found though not listed.
 
-    Raises InsufficientFunds, LimitExceeded, Forbidden (`reserve`), UnknownModel, NotConfigured (nothing is sold), Conflict
+    Raises InsufficientFunds, LimitExceeded, Forbidden (`reserve`), UnknownModel, NoPrice (nothing is sold), Conflict
     (the same key is still running), OtherContent (it was another question), and Unavailable, TimedOut or Invalid as the
     upstream does.
     """
@@ -307,7 +307,7 @@ class Models:
         """A call that is being served, or the answer that its key had."""
         way = self._way(ask.model)
         if self._tariff is None:
-            raise NotConfigured("models.kai_usd is not set: nothing can be paid for")
+            raise NoPrice("models.kai_usd is not set: nothing can be paid for")
         earlier = await self._earlier(payer, ask)
         if earlier is not None:
             self._replayed.inc()
@@ -398,31 +398,25 @@ class Models:
 
     async def _admit(self, call: "_Call") -> None:
         """Its bound is known, its tokens are reserved, its cost is held; or it is refused, and nothing is left of it."""
-        free = None if call.tariff.cost(1, 1).micros == 0 else await self._balance(call)
-        if free is not None and free <= 0:
-            raise _too_little(0, call.most_min(self._config.output_tokens_default))
-        asked = call.ask.output_tokens_max or self._config.output_tokens_default
+        asked = bound = call.ask.output_tokens_max or self._config.output_tokens_default
         call.conversation = call.bounded(asked)
         call.tokens_in = await call.way.route.tokens_in(call.conversation)
         for _ in range(HOLD_TRIES_MAX):
-            bound = asked if free is None else call.tariff.affords(free, call.tokens_in, asked)
-            least = call.most_min(asked)
-            if bound < least:
-                raise _too_little(bound, least)
             call.conversation = call.bounded(bound)
             if await self._held(call, bound):
                 return
-            free = await self._balance(call)
+            # Most balances pay for all that is asked: the others are read only now.
+            free = (await self._ledger.balance(call.payer.account, KAI.name)).free
+            bound, least = call.tariff.affords(free, call.tokens_in, asked), call.most_min(asked)
+            if bound < least:
+                raise _too_little(bound, least)
         raise InsufficientFunds("the balance is spent by other calls at this moment")
 
-    async def _balance(self, call: "_Call") -> int:
-        return (await self._ledger.balance(call.payer.account, KAI.name)).free
-
     async def _held(self, call: "_Call", bound: int) -> bool:
-        """Whether tokens and money are set aside for so many tokens out; not where others took the money first."""
+        """Whether tokens and money are set aside for so many tokens out; not where the money is not there."""
         call.correct = call.payer.reserve(call.tokens_in + bound)
         call.deadline_ns = self._clock.now_ns() + round((self._whole_s + HOLD_GRACE_S) * NS)
-        amount = call.tariff.cost(call.tokens_in, bound).micros
+        amount = call.tariff.micros(call.tokens_in, bound)
         if not amount:
             return True
         call.holds = True
@@ -542,7 +536,7 @@ class Models:
             elif failed:
                 await self._ledger.release(call.request_id, beside=rows)
             else:
-                cost = min(call.tariff.cost(usage.tokens_in, usage.tokens_out).micros, AMOUNT_MAX)
+                cost = min(call.tariff.micros(usage.tokens_in, usage.tokens_out), AMOUNT_MAX)
                 await self._ledger.settle(call.request_id, cost, beside=rows)
         except (LimitExceeded, Unavailable) as e:
             log.warning("a call is not booked yet", request_id=call.request_id, error=e.text)
@@ -571,7 +565,7 @@ class Models:
         self._calls.labels("failed" if outcome.error is not None else "left" if outcome.left else "done").inc()
         self._tokens.labels("in").inc(usage.tokens_in)
         self._tokens.labels("out").inc(usage.tokens_out)
-        self._micros.inc(call.tariff.cost(usage.tokens_in, usage.tokens_out).micros)
+        self._micros.inc(call.tariff.micros(usage.tokens_in, usage.tokens_out))
         self._estimated.inc(estimated)
 
 
