@@ -176,6 +176,7 @@ class _Table:
 
     def __init__(self, place: str, told: Mapping[str, Any]) -> None:
         self.place = place
+        self.id = place.rpartition(".")[2]
         self._told = dict(told)
 
     def tables(self, name: str) -> "list[tuple[str, _Table]]":
@@ -291,7 +292,9 @@ def _placed(table: _Table, make: Callable[[], _T]) -> _T:
     try:
         return make()
     except Invalid as e:
-        raise e if e.text.startswith(table.place) else Invalid(f"{table.place}: {e.text}") from e
+        if e.text.startswith(table.place):
+            raise
+        raise Invalid(f"{table.place}: {e.text.removeprefix(table.id + ': ')}") from e
 
 
 def _named(*names: str) -> None:
