@@ -3,9 +3,10 @@
 A tariff is fixed when a call is admitted: what is held, what is paid and what is told come from the same one.
 """
 
-import math
 from decimal import Context, Decimal
 from fractions import Fraction
+from functools import lru_cache
+from math import lcm
 
 import msgspec
 
@@ -13,6 +14,8 @@ from openoutcry.errors import Invalid
 from openoutcry.money import KAI
 
 _MICROS = 10**KAI.scale
+# Tariffs whose rates are remembered: a server has one at a time.
+RATES_MAX = 16
 # Far more digits than prices and counts of tokens have: nothing is rounded on the way.
 _EXACT = Context(prec=200)
 
@@ -49,19 +52,22 @@ class Tariff(msgspec.Struct, frozen=True, kw_only=True):
             llm_usd=llm_usd,
             fee_multiplier=self.fee_multiplier,
             total_usd=_EXACT.multiply(llm_usd, self.fee_multiplier),
-            micros=math.ceil(
-                tokens_in * self._micros(self.usd_per_1k_in) + tokens_out * self._micros(self.usd_per_1k_out)
-            ),
+            micros=self.micros(tokens_in, tokens_out),
             kai_usd=self.kai_usd,
         )
 
+    def micros(self, tokens_in: int, tokens_out: int) -> int:
+        """The same in whole micros, rounded up."""
+        each_in, each_out, of = _rates(self)
+        return -(-(tokens_in * each_in + tokens_out * each_out) // of)
+
     def affords(self, micros: int, tokens_in: int, most: int) -> int:
         """How many tokens out so much pays for, beside so many in; at most `most`."""
-        left = micros - tokens_in * self._micros(self.usd_per_1k_in)
-        each = self._micros(self.usd_per_1k_out)
+        each_in, each_out, of = _rates(self)
+        left = micros * of - tokens_in * each_in
         if left < 0:
             return 0
-        return most if not each else min(most, math.floor(left / each))
+        return most if not each_out else min(most, left // each_out)
 
     @property
     def text(self) -> str:
@@ -78,7 +84,11 @@ class Tariff(msgspec.Struct, frozen=True, kw_only=True):
             raise Invalid("a tariff is four numbers") from e
         return cls(usd_per_1k_in=per_1k_in, usd_per_1k_out=per_1k_out, fee_multiplier=fee, kai_usd=kai)
 
-    def _micros(self, usd_per_1k: Decimal) -> Fraction:
-        """What one token of that price costs."""
-        kai = Fraction(usd_per_1k) * Fraction(self.fee_multiplier) / Fraction(self.kai_usd)
-        return kai * Fraction(_MICROS, 1_000)
+
+@lru_cache(RATES_MAX)
+def _rates(tariff: Tariff) -> tuple[int, int, int]:
+    """What a token in and one out cost, in parts of a micro; and how many parts a micro has."""
+    per_usd = Fraction(tariff.fee_multiplier) / Fraction(tariff.kai_usd) * Fraction(_MICROS, 1_000)
+    each_in, each_out = Fraction(tariff.usd_per_1k_in) * per_usd, Fraction(tariff.usd_per_1k_out) * per_usd
+    of = lcm(each_in.denominator, each_out.denominator)
+    return int(each_in * of), int(each_out * of), of

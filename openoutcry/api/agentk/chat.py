@@ -40,10 +40,12 @@ log = structlog.get_logger()
 
 def router(doors: Doors, gate: wire.Gate) -> APIRouter:
     """The routes of language models."""
-    spoken_to, routes = (APIRouter(route_class=kind, tags=[TAG]) for kind in (wire.KeyedPlain, wire.Keyed))
+    spoken_to, listed = (APIRouter(route_class=kind, tags=[TAG]) for kind in (wire.KeyedPlain, wire.Keyed))
     _spoken_to(spoken_to, doors, gate)
+    _listed(listed, doors, gate)
+    routes = APIRouter()
     routes.include_router(spoken_to)
-    _listed(routes, doors, gate)
+    routes.include_router(listed)
     return routes
 
 
