@@ -138,7 +138,7 @@ class Engine:
         lots, ticks, buys = asked.lots, asked.ticks, asked.buys
         if not pair.on:
             return Code.DISABLED
-        if ticks <= 0:
+        if not 0 < ticks <= AMOUNT_MAX:
             return Code.INVALID_PRICE
         if lots <= 0:
             return Code.INVALID_VOLUME
