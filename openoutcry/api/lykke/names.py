@@ -6,7 +6,7 @@ from typing import Literal
 from openoutcry.orders import CancelMode, Status
 
 SUCCESS, RUNTIME_ERROR, ITEM_NOT_FOUND, INVALID_FIELD, ACTION_FORBIDDEN = 0, 1001, 1100, 1101, 1102
-ME_DISABLED_ASSET, ME_UNKNOWN_ASSET, ME_RUNTIME = 2003, 2004, 2023
+ME_UNKNOWN_ASSET, ME_NOT_FOUND, ME_RUNTIME = 2004, 2009, 2023
 
 # Every error of the contract by its number: its word, and what is said of it.
 ERRORS: Mapping[int, tuple[str, str]] = {
@@ -18,13 +18,13 @@ ERRORS: Mapping[int, tuple[str, str]] = {
     2000: ("meBadRequest", "Bad request"),
     2001: ("meLowBalance", "Low balance"),
     2002: ("meAlreadyProcessed", "Already processed"),
-    ME_DISABLED_ASSET: ("meDisabledAsset", "Asset is disabled"),
+    2003: ("meDisabledAsset", "Asset is disabled"),
     ME_UNKNOWN_ASSET: ("meUnknownAsset", "Unknown asset"),
     2005: ("meNoLiquidity", "No liquidity"),
     2006: ("meNotEnoughFunds", "Not enough funds"),
     2007: ("meDust", "Dust"),
     2008: ("meReservedVolumeHigherThanBalance", "Reserved volume higher than balance"),
-    2009: ("meNotFound", "Not found"),
+    ME_NOT_FOUND: ("meNotFound", "Not found"),
     2010: ("meBalanceLowerThanReserved", "Balance lower than reserved"),
     2011: ("meLeadToNegativeSpread", "Lead to negative spread"),
     2012: ("meTooSmallVolume", "Too small volume"),
@@ -49,10 +49,10 @@ NUMBERS: Mapping[str, int] = {
     "invalid_field": INVALID_FIELD,
     "action_forbidden": ACTION_FORBIDDEN,
     "low_balance": 2001,
-    "disabled": ME_DISABLED_ASSET,
+    "disabled": 2003,
     "no_liquidity": 2005,
     "not_enough_funds": 2006,
-    "not_found": 2009,
+    "not_found": ME_NOT_FOUND,
     "negative_spread": 2011,
     "too_small_volume": 2012,
     "invalid_fee": 2013,
@@ -70,7 +70,7 @@ NUMBERS: Mapping[str, int] = {
 
 def number(code: str, field: str | None = None) -> int:
     """The number of a code of ours. What a question's `field` names is not found; what the engine has not is unknown to it."""
-    return NUMBERS[code] if _FIELDS.get(code) != field or field is None else ITEM_NOT_FOUND
+    return ITEM_NOT_FOUND if field is not None and _FIELDS.get(code) == field else NUMBERS[code]
 
 
 _FIELDS: Mapping[str, str] = {"unknown_pair": "assetPairId", "unknown_asset": "assetId"}

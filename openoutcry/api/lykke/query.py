@@ -5,7 +5,7 @@ Whatever does not fit is gathered, field by field, and said at once by `end`.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -23,7 +23,7 @@ INT32_MAX = 2**31 - 1
 NS_MAX = 2**63 - 1
 
 _T = TypeVar("_T")
-_WHOLE = re.compile(r"[+-]?[0-9]{1,19}", re.ASCII)
+_WHOLE = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
@@ -129,6 +129,8 @@ class Body:
             members = _MEMBERS.decode(raw)
         except msgspec.ValidationError:
             self._wrong("", "An object is wanted.")
+            if not at:
+                self.end()
             return
         except (ValueError, RecursionError) as e:
             raise Unbound({"": ["The body is not JSON."]}) from e
@@ -212,8 +214,3 @@ class Body:
 
     def _wrong(self, name: str, text: str) -> None:
         self._gathered.add(f"{self._at}{name}".rstrip("."), text)
-
-
-def words(given: Iterable[str]) -> frozenset[str]:
-    """Ids in any case, so that they can be looked up by what they are in lower case."""
-    return frozenset(each.lower() for each in given)

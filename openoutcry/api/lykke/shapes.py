@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from openoutcry.api.lykke import names
 from openoutcry.api.lykke.names import STATUSES, StatusWord
 from openoutcry.api.lykke.wire import Said, ms, plain
 from openoutcry.clock import NS
 from openoutcry.trading import listings, views
+from openoutcry.trading.gateway import Placed, Wanted
 
 Number = Annotated[float, msgspec.Meta(description="A decimal with all of its digits", examples=[0.0001])]
 Millis = Annotated[int, msgspec.Meta(description="Milliseconds since 1970, UTC", examples=[1592928606187])]
@@ -62,7 +64,7 @@ class LykkeAlive(_Shape, frozen=True):
     host_name: str
     is_debug: bool
     started_at: str
-    state_indicators: Sequence[str]
+    state_indicators: Sequence[str] = ()
 
 
 class LykkeAsset(_Shape, frozen=True):
@@ -259,7 +261,7 @@ def number(value: Decimal | None) -> Any:
     return _ZERO if value is None else msgspec.Raw(plain(value).encode())
 
 
-_ZERO = msgspec.Raw(b"0")
+_ZERO: Any = msgspec.Raw(b"0")
 
 
 def asset(listed: listings.Asset) -> LykkeAsset:
@@ -357,6 +359,42 @@ def trade(told: views.TradeView) -> LykkeTrade:
         told.base,
         told.quote,
         None if told.fee is None else LykkeFee(number(told.fee), told.fee_asset),
+    )
+
+
+def operation(told: views.OperationView) -> LykkeOperation:
+    """A deposit or a withdrawal; nobody keeps a part of it."""
+    kind: Literal["deposit", "withdrawal"] = "deposit" if told.amount > 0 else "withdrawal"
+    return LykkeOperation(told.id, told.asset, number(abs(told.amount)), _ZERO, kind, ms(told.at_ns))
+
+
+def bulk(of: str, done: Iterable[tuple[Wanted, Placed]]) -> LykkeBulkPlaced:
+    """What became of the orders of a bulk."""
+    statuses = [
+        LykkeBulkStatus(
+            placed.id,
+            names.ERRORS[names.SUCCESS if placed.code is None else names.number(placed.code)][0],
+            number(placed.volume if wanted.buys else placed.volume.copy_negate()),
+            number(placed.price),
+        )
+        for wanted, placed in done
+    ]
+    return LykkeBulkPlaced(of, names.ERRORS[names.SUCCESS][0], statuses)
+
+
+def problem(
+    status: int, title: str, request_id: str, detail: str | None, wrong: Mapping[str, Sequence[str]] | None
+) -> bytes:
+    """A problem document."""
+    return encode(
+        LykkeProblem(
+            "about:blank",
+            title,
+            status,
+            request_id,
+            msgspec.UNSET if wrong is None else wrong,
+            msgspec.UNSET if detail is None else detail,
+        )
     )
 
 

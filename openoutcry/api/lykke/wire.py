@@ -102,6 +102,11 @@ def order_missing(id_: str) -> No:
     return No(names.ITEM_NOT_FOUND, "Order not found", id_)
 
 
+def not_active() -> No:
+    """No such order of the caller's that could be cancelled."""
+    return No(names.ME_NOT_FOUND, names.ERRORS[names.ME_NOT_FOUND][1])
+
+
 def paged(listings: Listings, pair: str | None, offset: int, take: int) -> None:
     """Whether a list may be asked for so. Raises No, in the contract's order."""
     if pair and pair not in listings.pairs:
