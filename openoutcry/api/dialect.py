@@ -145,12 +145,13 @@ class Dialect(Protocol):
 class Service:
     """One gRPC service: its full name, how it is added to a server, and the files that describe it, imports first.
 
-    `files` are serialised FileDescriptorProtos: what reflection tells.
+    `files` are serialised FileDescriptorProtos: what reflection tells. `leave` ends its streams when the server is to stop.
     """
 
     name: str
     add: Callable[[Any], None]
     files: Sequence[bytes] = ()
+    leave: Callable[[], None] = lambda: None
 
 
 def owner(dialects: Sequence[Dialect], path: str) -> Dialect:

@@ -68,6 +68,8 @@ class RpcServer:
         server, self._server = self._server, None
         if server is not None:
             await self._health.enter_graceful_shutdown()
+            for service in self._services:
+                service.leave()
             await server.stop(STOP_S_MAX)
 
     def _bind(self, server: grpc.aio.Server, address: str) -> int:
@@ -81,6 +83,13 @@ class RpcServer:
         if not port:
             raise OSError(f"gRPC cannot listen on {address}")
         return int(port)
+
+
+def address(peer: str) -> str:
+    """Of a caller: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000` without its family and port."""
+    family, _, rest = peer.partition(":")
+    host = rest.rpartition(":")[0] if family in ("ipv4", "ipv6") else peer
+    return host.replace("%5B", "").replace("%5D", "").strip("[]")
 
 
 def _described(services: Iterable[Service]) -> descriptor_pool.DescriptorPool:

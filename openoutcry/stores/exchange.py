@@ -53,6 +53,8 @@ _TRANSFERS = Rows(transfers, ("id", "reason", "at_ns"))
 _POSTINGS = Rows(postings, ("transfer", "owner", "asset", "amount", "total"))
 
 _MOVE = "move/"
+# The reason of a transfer that is a move.
+MOVED = "moved"
 
 # Transfer, owner, asset, amount.
 _Moved = tuple[str, str, str, int]
@@ -204,6 +206,22 @@ class SqlExchange:
         asked = select(trades).where(trades.c.pair == pair).order_by(trades.c.at_ns.desc(), trades.c.place.desc())
         return [_trade(row) for row in self._rows(asked.offset(offset).limit(limit))]
 
+    def moves(self, wallet: str, assets: Collection[str], offset: int, limit: int) -> Sequence[tuple[int, Move]]:
+        """What was brought into the wallet or taken out of it, of those assets, and when (ns); newest first. Raises Unavailable."""
+        # By the other side of each: a wallet may have traded millions of times, and little is ever moved.
+        mine, others = postings.alias(), postings.alias()
+        both = (mine.c.transfer == others.c.transfer) & (mine.c.asset == others.c.asset) & (mine.c.owner == wallet)
+        found = (
+            select(transfers.c.at_ns, mine.c.transfer, mine.c.asset, mine.c.amount)
+            .select_from(others.join(mine, both).join(transfers, transfers.c.id == mine.c.transfer))
+            .where(others.c.owner == ISSUANCE, others.c.asset.in_(sorted(assets)), transfers.c.reason == MOVED)
+            .order_by(mine.c.id.desc())
+        )
+        return [
+            (row.at_ns, Move(row.transfer.removeprefix(_MOVE), wallet, row.asset, row.amount))
+            for row in self._rows(found.offset(offset).limit(limit))
+        ]
+
     def tape(self, pair: str, start_ns: int, end_ns: int, *, after: int, limit: int) -> Sequence[Trade]:
         """The first trades of [start_ns, end_ns) whose place is greater, oldest first. Raises Unavailable."""
         of = trades.c
@@ -243,7 +261,7 @@ class SqlExchange:
         for each in written.moved:
             if isinstance(each, Move):
                 id_ = _move_id(each.id)
-                made.append((id_, "moved", at_ns))
+                made.append((id_, MOVED, at_ns))
                 moved.append((id_, ISSUANCE, each.asset, -each.units))
                 moved.append((id_, each.wallet, each.asset, each.units))
             else:

@@ -40,6 +40,7 @@ from openoutcry.trading.store import ExchangeStore
 from openoutcry.trading.views import (
     DAY_S,
     LATEST_MAX,
+    OperationView,
     OrderView,
     PublicTradeView,
     TradeView,
@@ -238,6 +239,15 @@ class OrderGateway:
         _page(offset, limit)
         found = await asyncio.to_thread(self._store.public_trades, pair, offset, limit)
         return [public_view(trade, self.listings.pairs[trade.pair]) for trade in found]
+
+    async def operations(self, wallet: str, offset: int = 0, limit: int = 100) -> Sequence[OperationView]:
+        """What was brought into the wallet and taken out of it, newest first."""
+        _page(offset, limit)
+        assets = self.listings.assets
+        found = await asyncio.to_thread(self._store.moves, wallet, assets.keys(), offset, limit)
+        return [
+            OperationView(move.id, at_ns, move.asset, assets[move.asset].amount(move.units)) for at_ns, move in found
+        ]
 
     # -- the operator's
 

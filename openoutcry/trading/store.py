@@ -113,6 +113,10 @@ class ExchangeStore(Protocol):
         """Newest first. Raises Unavailable."""
         ...
 
+    def moves(self, wallet: str, assets: Collection[str], offset: int, limit: int) -> Sequence[tuple[int, Move]]:
+        """What was brought into the wallet or taken out of it, of those assets, and when (ns); newest first. Raises Unavailable."""
+        ...
+
     def close(self) -> None:
         """Let go; a second call does nothing."""
         ...

@@ -127,6 +127,15 @@ class PublicTradeView(msgspec.Struct, frozen=True):
     volume: Decimal
 
 
+class OperationView(msgspec.Struct, frozen=True):
+    """What was brought into a wallet, or (below zero) taken out of it."""
+
+    id: str
+    at_ns: int
+    asset: str
+    amount: Decimal
+
+
 class Views:
     """Fed by `take` after each commit. All numbers are plain: no trailing zeros, `format(it, "f")` writes them."""
 

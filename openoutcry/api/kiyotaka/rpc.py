@@ -12,6 +12,7 @@ from openoutcry.api.dialect import Doors
 from openoutcry.api.kiyotaka import contract, encode, wire
 from openoutcry.api.kiyotaka.meta import FIELDS, Meta
 from openoutcry.api.kiyotaka.points import Leash, Points, missing_text
+from openoutcry.api.rpc import address
 from openoutcry.errors import Invalid, LimitExceeded, Refusal, Unauthenticated
 from openoutcry.market.latest import Bounded
 
@@ -137,7 +138,7 @@ class Rpc:
             return wire.admitted(self._doors.keys, text if isinstance(text, str) else None)
         except Unauthenticated:
             # Whoever guesses keys is slowed down like any other caller.
-            self._doors.admission.request(_address(context.peer()))
+            self._doors.admission.request(address(context.peer()))
             raise
 
     def _asked(self, request: bytes) -> wire.Question:
@@ -160,10 +161,3 @@ def _parsed(kind: type[contract.Message], request: bytes) -> contract.Message:
         return kind.FromString(request)
     except contract.DecodeError as e:
         raise Invalid(f"the request is no {kind.DESCRIPTOR.full_name}") from e
-
-
-def _address(peer: str) -> str:
-    """`ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000` without its family and port."""
-    family, _, rest = peer.partition(":")
-    host = rest.rpartition(":")[0] if family in ("ipv4", "ipv6") else peer
-    return host.replace("%5B", "").replace("%5D", "").strip("[]")

@@ -3,6 +3,7 @@
 The messages live in a pool of their own: their files and packages have names (`common.proto`, `common`) that others have too.
 """
 
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -20,6 +21,7 @@ for _file in FILES.file:
     POOL.Add(_file)
 
 
+@cache
 def message(name: str) -> type[Message]:
     """The class of a message, by its full name."""
     made: type[Message] = message_factory.GetMessageClass(POOL.FindMessageTypeByName(name))
