@@ -493,6 +493,13 @@ class ExchangeConfig(_Part):
     queue_max: int = Field(50_000, ge=1, description="Commands that may wait; above, callers are told to come back.")
     batch_max: int = Field(1_000, ge=1, description="Most commands in one transaction.")
     open_orders_max: int = Field(5_000, ge=1, description="Resting orders of one wallet.")
+    makers: bool = Field(
+        default=False,
+        description="Whether makers and takers of ours trade on it; in the demo they do unless it is named.",
+    )
+    anchor: str | None = Field(
+        None, description="The venue whose live quotes they follow (`binance`); unset: prices walk by themselves."
+    )
 
 
 class LykkeConfig(_Part):

@@ -153,6 +153,7 @@ class Floor:
         return self.market.coverage(key)
 
     async def stop(self) -> None:
+        self.store.answers.set()
         await self.own.close()
         await self.market.close()
         await self.sequencer.close()
