@@ -40,7 +40,7 @@ ORDER_WORTH = Decimal(2_000)
 # So much of what the exchange can count at all is given to one account at most.
 FURNISHED_MAX = AMOUNT_MAX // 10_000
 
-MAKE_S, TAKE_S = 3.0, 2.0
+MAKE_S, TAKE_S = 3.0, 1.0
 # Prices stand for so long if they are still right; then levels that were taken are filled again.
 REFRESH_S = 20.0
 PAIRS_S = 30.0
