@@ -1,7 +1,7 @@
 """Lykke's HFT API over HTTP: our own exchange. A key opens the wallet of its account; what concerns no wallet needs no key.
 
-An error of the API is an answer with status 200. What cannot be read is 400 with a problem document; a key that is not good
-is 401, one that may not trade 403, both without a body.
+An error of the API is an answer with status 200. What cannot be read is 400 with a problem document; a key that is not good,
+or may not trade, is 401 without a body.
 """
 
 import math
@@ -91,12 +91,10 @@ class Lykke:
         """{"error": …, "payload": null}, or the status that the contract has instead."""
         if isinstance(refusal, Unbound):
             return _Problem(400, wrong=refusal.wrong)
-        if isinstance(refusal, Unauthenticated):
-            return Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})
-        if isinstance(refusal, Forbidden):
-            return Response(
-                status_code=403, headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{TRADE}"'}
-            )
+        if isinstance(refusal, Unauthenticated | Forbidden):
+            # Clients know 401 alone for a key: ccxt takes 403 for an exchange that is away, and asks again.
+            lacks = f' error="insufficient_scope", scope="{TRADE}"' if isinstance(refusal, Forbidden) else ""
+            return Response(status_code=401, headers={"WWW-Authenticate": f"Bearer{lacks}"})
         if isinstance(refusal, LimitExceeded):
             return _Problem(429, refusal.text, {"Retry-After": str(max(1, math.ceil(refusal.retry_s)))})
         if isinstance(refusal, TooLarge):

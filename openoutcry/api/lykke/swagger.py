@@ -229,8 +229,7 @@ def answers(route: Route) -> dict[int | str, dict[str, Any]]:
         429: {"description": "Too many questions; Retry-After says when to come back", "content": problem},
     }
     if route.keyed:
-        made[401] = {"description": "No key that is good"}
-        made[403] = {"description": "The key lacks the scope `trade`, or is of no account"}
+        made[401] = {"description": "No key that is good; or it lacks the scope `trade`, or is of no account"}
     return made
 
 
