@@ -455,6 +455,8 @@ class Rpc:
                 stops.callback(self._doors.keys.watch(caller.key, revoked))
             first, stop = follow(stream.hear)
             stops.callback(stop)
+            # By these a client knows that it hears all from here on; and a stream that is stuck with them cannot be ended.
+            await context.send_initial_metadata(())
             await stream.tell((made.SerializeToString() for made in told_first(first)), context.write)
 
     def _page(self, asked: Message) -> tuple[str | None, int]:

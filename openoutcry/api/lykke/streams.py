@@ -225,7 +225,7 @@ class Stream(Generic[_V]):
         self._due = self._over = False
         self._refusal: Refusal | None = None
         self._said: bytes | None = None
-        self._task = asyncio.current_task()
+        self._writing: asyncio.Timeout | None = None
 
     def hear(self, view: _V) -> None:
         """Something changed."""
@@ -248,9 +248,9 @@ class Stream(Generic[_V]):
             return
         self._over, self._refusal = True, refusal
         self._more.set()
-        assert self._task is not None
-        # Whoever takes nothing any more does not hear of it.
-        asyncio.get_running_loop().call_later(ENDED_S_MAX, self._cut)
+        writing, end_s = self._writing, asyncio.get_running_loop().time() + ENDED_S_MAX
+        if writing is not None and not writing.expired() and (writing.when() or end_s) >= end_s:
+            writing.reschedule(end_s)
 
     async def tell(self, first: Iterable[bytes], write: Write) -> None:
         """The first messages, and what is heard, until it ends. Raises the refusal that ended it."""
@@ -277,19 +277,14 @@ class Stream(Generic[_V]):
     async def _say(self, message: bytes, write: Write) -> None:
         self._check()
         try:
-            async with asyncio.timeout(self._stalled_s):
+            async with asyncio.timeout(self._stalled_s) as self._writing:
                 await write(message)
         except TimeoutError:
+            self._check()
             raise LimitExceeded(f"too slow: nothing was read for {self._stalled_s:g} s", RETRY_S) from None
+        finally:
+            self._writing = None
         self._said = message
-
-    def _cut(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    def close(self) -> None:
-        """It is over, whatever ended it."""
-        self._over, self._task = True, None
 
 
 class Streams:
@@ -333,7 +328,6 @@ class Streams:
         try:
             yield stream
         finally:
-            stream.close()
             del self._open[stream]  # type: ignore[arg-type]
             self._of[caller] -= 1
             if not self._of[caller]:
