@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import URL, Connection, delete, insert, literal_column, make_url, select, update
+from sqlalchemy import URL, Connection, delete, insert, make_url, select, update
 
 from openoutcry.errors import Conflict
 from openoutcry.stores.engine import opened, refusing
@@ -22,7 +22,8 @@ _ASKED = msgspec.json.Decoder(Asked)
 class SqlInbox:
     """Raises Unavailable where the database cannot be opened."""
 
-    def __init__(self, url: URL | str, *, busy_s: float = BUSY_S) -> None:
+    def __init__(self, url: URL | str, *, busy_s: float = BUSY_S, answers_max: int = ANSWERS_MAX) -> None:
+        self._answers_max = answers_max
         self._lock = threading.Lock()
         self._engine = opened(make_url(url), busy_s, LEDGER, WHAT)
         self._writer = self._engine.execution_options(writing=True)
@@ -33,7 +34,7 @@ class SqlInbox:
         with self._lock, refusing(WHAT), self._writer.begin() as connection:
             found = connection.execute(select(inbox).where(inbox.c.id == letter.id)).first()
             if found is None:
-                _forget(connection)
+                self._forget(connection)
                 connection.execute(insert(inbox), [{"id": letter.id, "body": body, "asked_ns": now_ns}])
             elif bytes(found.body) != body:
                 raise Conflict(f"the id {letter.id} was used for something else")
@@ -65,9 +66,9 @@ class SqlInbox:
         with self._lock:
             self._engine.dispose()
 
-
-def _forget(connection: Connection) -> None:
-    """Of what was answered, all but the newest."""
-    kept = select(inbox.c.id).where(~waits).order_by(inbox.c.answered_ns.desc(), inbox.c.id)
-    old = kept.limit(literal_column("-1") if connection.dialect.name == "sqlite" else None).offset(ANSWERS_MAX)
-    connection.execute(delete(inbox).where(inbox.c.id.in_(old)))
+    def _forget(self, connection: Connection) -> None:
+        """Of what was answered, all but the newest."""
+        kept = select(inbox.c.id).where(~waits).order_by(inbox.c.answered_ns.desc(), inbox.c.id)
+        # SQLite knows no offset without a limit.
+        old = kept.limit(-1 if connection.dialect.name == "sqlite" else None).offset(self._answers_max)
+        connection.execute(delete(inbox).where(inbox.c.id.in_(old)))
