@@ -26,6 +26,7 @@ from openoutcry.telemetry import Telemetry
 from openoutcry.trading.gateway import OrderGateway
 from openoutcry.trading.inbox import Moving
 from openoutcry.trading.sequencer import Sequencer
+from tests.test_accounts_commands import SHELL
 
 EMAIL = "me@example.com"
 LISTED = """
@@ -42,7 +43,7 @@ maker_fee = "0.1%"
 """
 
 
-class Done(msgspec.Struct):
+class Done(msgspec.Struct, array_like=True):
     """What came of a command."""
 
     returncode: int
@@ -51,20 +52,23 @@ class Done(msgspec.Struct):
 
 
 class Typed:
-    """Commands about one data folder, each a process of its own."""
+    """Commands about one data folder, in a process that is not the server's."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, process: asyncio.subprocess.Process) -> None:
         self.data = data
         self.toml = data.parent / "pairs.toml"
         self.toml.write_text(LISTED)
+        self._process = process
+        self._one_by_one = asyncio.Lock()
 
     async def run(self, *arguments: str, typed: str = "") -> Done:
-        pipe = asyncio.subprocess.PIPE
-        command = (sys.executable, "-m", "openoutcry", *arguments, "--data", str(self.data))
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
-        out, err = await asyncio.wait_for(process.communicate(typed.encode()), 120)
-        assert process.returncode is not None
-        return Done(process.returncode, out.decode(), err.decode())
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        async with self._one_by_one:
+            line = json.dumps([[*arguments, "--data", str(self.data)], typed])
+            self._process.stdin.write(line.encode() + b"\n")
+            answer = await asyncio.wait_for(self._process.stdout.readline(), 120)
+        return msgspec.json.decode(answer, type=Done)
 
     async def told(self, *arguments: str, typed: str = "") -> Any:
         done = await self.run(*arguments, "--json", typed=typed)
@@ -79,10 +83,15 @@ class Typed:
 
 
 @pytest.fixture
-async def typed(tmp_path: Path) -> Typed:
-    made = Typed(tmp_path / "data")
+async def typed(tmp_path: Path) -> AsyncIterator[Typed]:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", SHELL, stdin=pipe, stdout=pipe)
+    made = Typed(tmp_path / "data", process)
     await made.told("accounts", "create", EMAIL, "--password-stdin", typed="correct horse\n")
-    return made
+    yield made
+    assert process.stdin is not None
+    process.stdin.close()
+    assert await process.wait() == 0
 
 
 @asynccontextmanager

@@ -402,6 +402,9 @@ async def test_a_letter_that_was_done_and_not_answered_is_answered_and_not_done_
 
 
 async def test_the_inbox_is_looked_into_as_long_as_it_runs(world: World) -> None:
+    def answered(id_: str) -> Callable[[], bool]:
+        return lambda: world.inbox.answered(id_) is not None
+
     async def settled(ready: Callable[[], bool]) -> None:
         for _ in range(10_000):
             if ready():
@@ -414,7 +417,7 @@ async def test_the_inbox_is_looked_into_as_long_as_it_runs(world: World) -> None
         letters(world.inbox, Letter(f"in{n}", Moving("c", "USD", "5")))
         await settled(lambda: world.clock.sleepers == 1)
         await world.clock.advance(0.2)
-        await settled(lambda n=n: world.inbox.answered(f"in{n}") is not None)
+        await settled(answered(f"in{n}"))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert had(world.gateway, "c")["USD"] == (D(15), D(0))
