@@ -203,6 +203,13 @@ _TABLES: Mapping[type[Row], Table] = {
     Credit: credits_,
 }
 
+# Made once: to put a question together takes as long as to ask it. A few more balances than were asked for: SQLite walks
+# the whole table for pairs, and uses the key for this.
+_BALANCES_OF = select(balances).where(
+    balances.c.owner.in_(bindparam("owners", expanding=True)), balances.c.asset.in_(bindparam("assets", expanding=True))
+)
+_BALANCES_LOCKED = _BALANCES_OF.order_by(balances.c.owner, balances.c.asset).with_for_update()
+_HOLDS_OF = select(_holds).where(_holds.c.id.in_(bindparam("ids", expanding=True)))
 _BECAME = ("state", "used", "shortfall", "to", "ended_ns")
 _OPEN = _holds.c.state == literal_column("'open'")
 _CHANGE_BALANCE = (
@@ -271,7 +278,7 @@ class SqlLedger:
 
     def balance(self, owner: str, asset: str) -> Balance:
         """Nothing where the owner never had any. Raises Unavailable."""
-        found = self._rows(_of_balances([owner], [asset]))
+        found = self._rows(_BALANCES_OF, {"owners": [owner], "assets": [asset]})
         return Balance(found[0].total, found[0].held) if found else Balance()
 
     def entries(self, owner: str, asset: str, limit: int, before_id: int | None) -> Sequence[Entry]:
@@ -305,9 +312,9 @@ class SqlLedger:
         with self._reading, self._writing:
             self._engine.dispose()
 
-    def _rows(self, asked: Select[Any]) -> Sequence[Any]:
+    def _rows(self, asked: Select[Any], named: Mapping[str, Any] | None = None) -> Sequence[Any]:
         with self._reading, refusing(WHAT), self._engine.begin() as connection:
-            return connection.execute(asked).all()
+            return connection.execute(asked, named).all()
 
 
 class _MetAnotherError(Exception):
@@ -325,18 +332,18 @@ def _moving(commands: Sequence[Command]) -> Iterator[Moving]:
 def _read(connection: Connection, commands: Sequence[Moving], now_ns: int) -> tuple[Books, dict[BalanceKey, Balance]]:
     """The part of the books that the commands are about, locked; and its balances as they were found."""
     named = sorted({c.id if isinstance(c, Hold) else c.hold for c in commands if not isinstance(c, Transfer)})
-    keys = _touched(commands, _holds_of(connection, named))
+    holds = _holds_of(connection, named)
+    keys = _touched(commands, holds)
     assets = sorted({key.asset for key in keys})
     found: dict[BalanceKey, Balance] = {}
     for owners in _portions(sorted({key.owner for key in keys})):
-        locked = _of_balances(owners, assets).order_by(balances.c.owner, balances.c.asset).with_for_update()
-        found.update(
-            (BalanceKey(row.owner, row.asset), Balance(row.total, row.held)) for row in connection.execute(locked)
-        )
-    # Only now, that whoever had those rows is done: what he did under the same ids counts.
-    holds = _holds_of(connection, named)
-    if not keys >= _touched(commands, holds):
-        raise _MetAnotherError
+        locked = connection.execute(_BALANCES_LOCKED, {"owners": owners, "assets": assets})
+        found.update((BalanceKey(row.owner, row.asset), Balance(row.total, row.held)) for row in locked)
+    if connection.dialect.name == "postgresql":
+        # Only now, that whoever had those rows is done: what he did under the same ids counts.
+        holds = _holds_of(connection, named)
+        if not keys >= _touched(commands, holds):
+            raise _MetAnotherError
     moved = sorted({command.id for command in commands if isinstance(command, Transfer)})
     touched = {key: found.get(key, Balance()) for key in keys}
     return Books(_transfers_of(connection, moved), holds, touched, now_ns), found
@@ -414,14 +421,9 @@ def _add(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> No
         connection.execute(insert(table), rows)
 
 
-def _of_balances(owners: Sequence[str], assets: Sequence[str]) -> Select[Any]:
-    # A few more than were asked for: SQLite walks the whole table for pairs, and uses the key for this.
-    return select(balances).where(balances.c.owner.in_(owners), balances.c.asset.in_(assets))
-
-
 def _holds_of(connection: Connection, named: Sequence[str]) -> dict[str, HoldRecord]:
-    found = (select(_holds).where(_holds.c.id.in_(ids)) for ids in _portions(named))
-    return {row.id: _record(row) for asked in found for row in connection.execute(asked)}
+    found = (connection.execute(_HOLDS_OF, {"ids": ids}) for ids in _portions(named))
+    return {row.id: _record(row) for rows in found for row in rows}
 
 
 def _transfers_of(connection: Connection, named: Sequence[str]) -> dict[str, Transfer]:
