@@ -411,8 +411,12 @@ async def test_no_change_is_lost_between_the_first_message_and_the_next(at: Floo
     async def trade() -> None:
         for number in range(150):
             price = str(100 + number * 7 % 11)
-            id_, _, _ = await asyncio.gather(
+            if number % 3 == 0:
+                followers.append(asyncio.create_task(follow()))
+            id_, _, _, _ = await asyncio.gather(
                 ann.placed("buy", f"0.{number % 9 + 1}", price),
+                # A level that nothing touches again: whoever missed it is told of it by no later change.
+                ann.placed("buy", "1", f"50.{number:03}"),
                 bob.limit("sell", f"0.{number % 7 + 1}", str(104 + number * 5 % 11)),
                 bob.market("sell", "0.05"),
             )
@@ -447,20 +451,16 @@ async def test_no_change_is_lost_between_the_first_message_and_the_next(at: Floo
             held.update({each.assetId: Decimal(each.available) for each in (await heard(stream)).balances})
         stream.cancel()
 
-    work = asyncio.create_task(trade())
     followers: list[asyncio.Task[Any]] = []
-    while not over.is_set() and len(followers) < 40:
-        followers.append(asyncio.create_task(follow()))
-        await ann.tell("GetPrices", public("PricesRequest"))
-    await work
+    await trade()
     await ann.placed("buy", "1", "0.001")
     await at.gateway.move("last", bob.account, "ETH", Decimal(1))  # type: ignore[attr-defined]
     book = at.gateway.views.book("BTCUSD")
     bids = {format(price, "f"): volume for price, volume in book.bids}
     asks = {format(price, "f"): -volume for price, volume in book.asks}
     held = {each.asset: each.total for each in at.gateway.views.balances(bob.account)}  # type: ignore[attr-defined]
-    assert len(followers) == 40
-    assert len(bids) > 3
+    assert len(followers) == 50
+    assert len(bids) > 150
     for follower in followers:
         assert await follower == (bids, asks, held)
 
