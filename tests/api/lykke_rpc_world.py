@@ -1,7 +1,9 @@
 """Our exchange in a file, behind a real gRPC server; and the stubs that a client of the contract generates."""
 
+import atexit
 import importlib
 import itertools
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -61,14 +63,22 @@ LISTINGS = Listings(
 
 
 @cache
-def stubs() -> SimpleNamespace:
-    """The modules that grpcio-tools makes of our files: messages `common`, `isalive`, `public`, `private`, and the stubs."""
+def generated() -> str:
+    """The folder of what grpcio-tools makes of our files."""
     folder = mkdtemp(prefix="oo-lykke-")
+    atexit.register(shutil.rmtree, folder)
     made = protoc.main(
         ["", f"-I{PROTO}", f"-I{Path(protoc.__file__).parent / '_proto'}", f"--python_out={folder}",
          f"--grpc_python_out={folder}", *(f"{name}.proto" for name in FILES)]
     )  # fmt: skip
     assert made == 0
+    return folder
+
+
+@cache
+def stubs() -> SimpleNamespace:
+    """The generated modules: messages `common`, `isalive`, `public`, `private`, and the stubs."""
+    folder = generated()
     sys.path.insert(0, folder)
     try:
         common, isalive, public, private = (importlib.import_module(f"{name}_pb2") for name in FILES)
