@@ -12,6 +12,7 @@ PARTS = (
     "candles",
     "store",
     "ledger",
+    "exchange",
     "backfill",
     "http",
     "fanout",

@@ -6,6 +6,8 @@ Keys of a side are ticks, those of asks negated, in ascending order: the best pr
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
+import msgspec
+
 from openoutcry.orders import Change, Status
 from openoutcry.trading.listings import Pair
 
@@ -22,44 +24,27 @@ class Purse:
         self.held = held
 
 
-class Order:
+class Order(msgspec.Struct, eq=False, gc=False):
     """An order that was taken. `left` lots are still to be traded, `reserve` units of `purse` are set aside for them.
 
     `place` is its time of entry: a whole number that no other order has, and that only grows.
     """
 
-    __slots__ = (
-        *("buys", "changed_ns", "id", "left", "lots", "made_ns", "market", "pair", "place", "purse", "reserve"),
-        *("status", "ticks", "traded_ns", "wallet"),
-    )
-
-    def __init__(
-        self,
-        id_: str,
-        wallet: str,
-        pair: str,
-        place: int,
-        purse: Purse,
-        made_ns: int,
-        *,
-        buys: bool,
-        lots: int,
-        ticks: int,
-        market: bool = False,
-    ) -> None:
-        self.id = id_
-        self.wallet = wallet
-        self.pair = pair
-        self.place = place
-        self.purse = purse
-        self.buys = buys
-        self.lots = self.left = lots
-        self.ticks = ticks
-        self.market = market
-        self.reserve = 0
-        self.status = Status.PLACED
-        self.made_ns = self.changed_ns = made_ns
-        self.traded_ns: int | None = None
+    id: str
+    wallet: str
+    pair: str
+    place: int
+    purse: Purse
+    buys: bool
+    lots: int
+    left: int
+    ticks: int
+    made_ns: int
+    changed_ns: int
+    market: bool = False
+    reserve: int = 0
+    status: Status = Status.PLACED
+    traded_ns: int | None = None
 
     def now(self) -> Change:
         """As it is."""
@@ -93,50 +78,26 @@ class Level:
 
 
 class Side:
-    """Bids or asks. `changed` collects the prices whose level changed."""
+    """Bids or asks: levels by price, and their keys in ascending order. `changed` collects the prices whose level changed."""
 
-    __slots__ = ("_keys", "_levels", "_sign", "changed", "count")
+    __slots__ = ("by_ticks", "changed", "count", "keys", "sign")
 
     def __init__(self, *, bids: bool) -> None:
-        self._sign = 1 if bids else -1
-        self._keys: list[int] = []
-        self._levels: dict[int, Level] = {}
+        self.sign = 1 if bids else -1
+        self.keys: list[int] = []
+        self.by_ticks: dict[int, Level] = {}
         self.count = 0
         self.changed: set[int] = set()
 
     @property
     def best(self) -> int | None:
         """The best price, in ticks."""
-        return self._keys[-1] * self._sign if self._keys else None
-
-    def add(self, order: Order) -> None:
-        """Behind all others at its price."""
-        ticks = order.ticks
-        level = self._levels.get(ticks)
-        if level is None:
-            level = self._levels[ticks] = Level(ticks)
-            insort(self._keys, ticks * self._sign)
-        level.orders[order.id] = order
-        level.lots += order.left
-        self.count += 1
-        self.changed.add(ticks)
-
-    def remove(self, order: Order) -> None:
-        """What it leaves is no longer there."""
-        ticks = order.ticks
-        level = self._levels[ticks]
-        del level.orders[order.id]
-        level.lots -= order.left
-        self.count -= 1
-        self.changed.add(ticks)
-        if not level.orders:
-            del self._levels[ticks]
-            del self._keys[bisect_left(self._keys, ticks * self._sign)]
+        return self.keys[-1] * self.sign if self.keys else None
 
     def take(self, order: Order, lots: int) -> None:
         """So much of it was traded; it keeps its place."""
         order.left -= lots
-        self._levels[order.ticks].lots -= lots
+        self.by_ticks[order.ticks].lots -= lots
         self.changed.add(order.ticks)
 
     def orders(self) -> Iterator[Order]:
@@ -146,12 +107,12 @@ class Side:
 
     def levels(self) -> Iterator[Level]:
         """The best first."""
-        for key in reversed(self._keys):
-            yield self._levels[key * self._sign]
+        for key in reversed(self.keys):
+            yield self.by_ticks[key * self.sign]
 
     def lots_at(self, ticks: int) -> int:
         """How much rests there."""
-        level = self._levels.get(ticks)
+        level = self.by_ticks.get(ticks)
         return 0 if level is None else level.lots
 
 
@@ -166,18 +127,38 @@ class Book:
         self.asks = Side(bids=False)
         self.mine: dict[str, dict[str, Order]] = {}
 
+    # Nearly every command adds or removes: both are one call deep.
+
     def add(self, order: Order) -> None:
-        """Let it rest."""
-        (self.bids if order.buys else self.asks).add(order)
+        """Let it rest, behind all others at its price."""
+        side = self.bids if order.buys else self.asks
+        ticks, id_ = order.ticks, order.id
+        level = side.by_ticks.get(ticks)
+        if level is None:
+            level = side.by_ticks[ticks] = Level(ticks)
+            insort(side.keys, ticks * side.sign)
+        level.orders[id_] = order
+        level.lots += order.left
+        side.count += 1
+        side.changed.add(ticks)
         mine = self.mine.get(order.wallet)
         if mine is None:
             mine = self.mine[order.wallet] = {}
-        mine[order.id] = order
+        mine[id_] = order
 
     def remove(self, order: Order) -> None:
         """Let it rest no longer."""
-        (self.bids if order.buys else self.asks).remove(order)
+        side = self.bids if order.buys else self.asks
+        ticks, id_ = order.ticks, order.id
+        level = side.by_ticks[ticks]
+        del level.orders[id_]
+        level.lots -= order.left
+        side.count -= 1
+        side.changed.add(ticks)
+        if not level.orders:
+            del side.by_ticks[ticks]
+            del side.keys[bisect_left(side.keys, ticks * side.sign)]
         mine = self.mine[order.wallet]
-        del mine[order.id]
+        del mine[id_]
         if not mine:
             del self.mine[order.wallet]

@@ -185,8 +185,10 @@ class Engine:
                 # Each fill is rounded by itself: together they may cost a little more than the whole.
                 if paid + needed > free:
                     return Code.NOT_ENOUGH_FUNDS
-        order = Order(asked.order, wallet, pair_id, work.place(), purse, work.at_ns, buys=buys, lots=lots, ticks=ticks)
-        self._fill(work, book, order, fills)
+        at_ns = work.at_ns
+        order = Order(asked.order, wallet, pair_id, work.place(), purse, buys, lots, lots, ticks, at_ns, at_ns)
+        if fills:
+            self._fill(work, book, order, fills)
         for maker in dropped:
             self._end(work, book, maker, _CANCELLED)
         if order.left and needed:
@@ -252,16 +254,9 @@ class Engine:
             return Outcome(Code.TOO_HIGH_PRICE_DEVIATION)
         if pair.quote_max and pair.value_up(lots, ticks) > pair.quote_max:
             return Outcome(Code.INVALID_ORDER_VALUE)
+        at_ns = work.at_ns
         order = Order(
-            asked.order,
-            asked.wallet,
-            asked.pair,
-            work.place(),
-            purse,
-            work.at_ns,
-            buys=buys,
-            lots=lots,
-            ticks=ticks,
+            *(asked.order, asked.wallet, asked.pair, work.place(), purse, buys, lots, lots, ticks, at_ns, at_ns),
             market=True,
         )
         self._fill(work, book, order, fills)
@@ -280,7 +275,7 @@ class Engine:
         for index, item in enumerate(asked.items):
             if item.old is not None:
                 old = self.orders.get(item.old)
-                if old is None or (old.wallet, old.pair, old.buys) != (asked.wallet, asked.pair, item.buys):
+                if old is None or old.wallet != asked.wallet or old.pair != asked.pair or old.buys is not item.buys:
                     lost.add(index)
                 else:
                     self._end(work, book, old, _REPLACED)
@@ -290,9 +285,10 @@ class Engine:
         for index, item in enumerate(asked.items):
             refused = item.refused
             if refused is None:
-                refused = (
-                    Code.NOT_FOUND_PREVIOUS if index in lost else self._limit(work, item, asked.wallet, asked.pair)
-                )
+                if index in lost:
+                    refused = Code.NOT_FOUND_PREVIOUS
+                else:
+                    refused = self._limit(work, item, asked.wallet, asked.pair)
             done.append(ItemDone(item.order, refused))
         return work.outcome(None, items=tuple(done))
 
@@ -345,8 +341,6 @@ class Engine:
     # -- what is done
 
     def _fill(self, work: "_Work", book: Book, taker: Order, fills: list[_Fill]) -> None:
-        if not fills:
-            return
         pair, buys, at_ns = book.pair, taker.buys, work.at_ns
         against = book.asks if buys else book.bids
         for maker, lots, quote in fills:
@@ -423,12 +417,13 @@ class _Work:
         self.at_ns = at_ns
         self.changes: list[Change] = []
         self.trades: list[Trade] = []
-        self._places = 0
+        # Places of one command are beside each other.
+        self._places = number * PLACES
 
     def place(self) -> int:
         """The time of entry of the next order."""
         self._places += 1
-        return self.number * PLACES + self._places
+        return self._places
 
     def outcome(self, refused: Code | None, ticks: int = 0, items: tuple[ItemDone, ...] = ()) -> Outcome:
         """What was done so far."""

@@ -16,7 +16,7 @@ import structlog
 
 from openoutcry.clock import Clock
 from openoutcry.errors import LimitExceeded, Unavailable
-from openoutcry.orders import Bulk, Change, Code, Command, Move, Outcome, Relist, Status, Trade
+from openoutcry.orders import Bulk, Change, Code, Command, Move, Outcome, Relist, Trade
 from openoutcry.telemetry import Telemetry
 from openoutcry.trading.book import Order, Purse
 from openoutcry.trading.engine import Engine
@@ -341,14 +341,17 @@ def engine_of(kept: Kept) -> Engine:
             change.pair,
             change.place,
             purse,
+            change.buys,
+            change.lots,
+            change.left,
+            change.ticks,
             change.made_ns,
-            buys=change.buys,
-            lots=change.lots,
-            ticks=change.ticks,
-            market=change.market,
+            change.changed_ns,
+            change.market,
+            change.reserve,
+            change.status,
+            change.traded_ns,
         )
-        order.left, order.reserve = change.left, change.reserve
-        order.status, order.changed_ns, order.traded_ns = Status(change.status), change.changed_ns, change.traded_ns
         orders.append(order)
     engine.load(purses.values(), orders)
     return engine
