@@ -6,6 +6,7 @@
 import asyncio
 import random
 import secrets
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -33,6 +34,7 @@ from openoutcry.api.admission import Admission
 from openoutcry.api.asgi import HttpServer, application
 from openoutcry.api.dialect import Catalogue, Doors
 from openoutcry.api.dialects import DIALECTS
+from openoutcry.api.lykke.client import Client
 from openoutcry.api.push import Push
 from openoutcry.api.rpc import RpcServer
 from openoutcry.billing.billing import Billing, Freeze
@@ -58,6 +60,7 @@ from openoutcry.feed.desk import Access, Numbers
 from openoutcry.feed.drops import Drops
 from openoutcry.feed.feed import Feed
 from openoutcry.feed.news import News, places
+from openoutcry.feed.own import Own
 from openoutcry.feed.polls import PollTiming
 from openoutcry.feed.recorder import Recorder, record_listing
 from openoutcry.feed.session import SessionTiming
@@ -79,17 +82,21 @@ from openoutcry.market.building import Building
 from openoutcry.market.coins import Coins
 from openoutcry.market.market import ROWS_MAX, Market
 from openoutcry.market.monitor import Monitor
+from openoutcry.market.outside import Outside as Venues
 from openoutcry.market.series import Of, SeriesKey
 from openoutcry.market.warm import Warm, last_trade
 from openoutcry.money import KAI
 from openoutcry.simulator.cme import PATH as CME_PATH
 from openoutcry.simulator.news import FEEDS as NEWS_PATHS
 from openoutcry.simulator.simulator import Addresses, Simulator
+from openoutcry.simulator.traders import Anchor, Api, Direct, Traders, Walk, Worth, furnish
 from openoutcry.sources import NEWS_SOURCES, TOKEN_SOURCES, interest_files
 from openoutcry.sources.coinmarketcap import CoinMarketCap
 from openoutcry.stores.accounts import SqlAccounts
 from openoutcry.stores.analyses import SqlAnalyses
 from openoutcry.stores.billing import SqlBilling
+from openoutcry.stores.exchange import SqlExchange
+from openoutcry.stores.exchange_inbox import SqlInbox
 from openoutcry.stores.folder import DataFolder
 from openoutcry.stores.keys import SqlKeys, pepper, private_file, token_secret
 from openoutcry.stores.ledger import SqlLedger
@@ -97,6 +104,11 @@ from openoutcry.stores.news import SqlNews
 from openoutcry.stores.sql import SqlSeries, sqlite_url
 from openoutcry.stores.usage import SqlUsage
 from openoutcry.telemetry import Telemetry
+from openoutcry.trading import listings_file
+from openoutcry.trading.gateway import OrderGateway
+from openoutcry.trading.sequencer import Sequencer
+from openoutcry.trading.venue import EXCHANGES as OWN_EXCHANGES
+from openoutcry.trading.venue import VENUE as OWN_VENUE
 from openoutcry.transport import Http, HttpClient, SocketClient, Sockets
 from openoutcry.upstreams import UPSTREAMS
 from openoutcry.venues import ARCHIVES, VENUES
@@ -106,7 +118,10 @@ DATABASE = "market.sqlite3"
 ACCOUNTS = "accounts.sqlite3"
 LEDGER = "ledger.sqlite3"
 DEMO_KEY = "demo"
-DEMO_EMAIL = "demo@example.com"
+DEMO_EMAILS = ("demo@example.com", "second@example.com")
+TRADER_KEY = "trader"
+TRADER_EMAILS = ("maker-1@example.com", "maker-2@example.com", "taker@example.com")
+MAKERS = 2
 DEMO_MICROS = 1_000 * 10**KAI.scale
 SEED_FILE = "demo-seed"
 DAY_NS = 86_400 * 1_000_000_000
@@ -219,27 +234,42 @@ class Server:
         self.accounts = self._made_accounts()
         self.ledger, self.usage, answers = self._books()
         self.limits = Limits(clock, self.telemetry)
-        if self._world.simulator is not None:
-            await self._demo_account()
         self.feed = self._feed(series)
         self._stack.push_async_callback(self.feed.stop)
+        self.gateway, sequencer, tape = await self._exchange()
         candles = Candles(
             grace_s=config.candles.grace_s,
             minutes_kept=config.candles.minutes_kept,
             quote_estimated=[name for name, make in VENUES.items() if make().limits.quote_estimated],
         )
         derivatives = Derivatives(grace_s=config.candles.grace_s)
+        # The venues, and our own exchange beside them.
+        own = Own(
+            self.feed,
+            tape=tape,
+            listings=self.gateway.listings,
+            books=self.gateway.views,
+            listen=sequencer.listen,
+            bus=self.bus,
+            clock=clock,
+            vouch=candles.vouch,
+            resume=self._last_trade(series),
+            resume_s=config.feed.resume_s,
+        )
+        self._stack.push_async_callback(own.close)
+        await own.start()
         self.building = Building(
             bus=self.bus,
             clock=clock,
             telemetry=self.telemetry,
-            outside=self.feed,
+            outside=own,
             candles=candles,
             derivatives=derivatives,
             tickers=Tickers(),
         )
+        self.building.keep_time(OWN_VENUE)
         self.market = Market(
-            self.feed,
+            own,
             series,
             self.bus,
             clock,
@@ -248,7 +278,7 @@ class Server:
             market_numbers(config),
             bars=self.building,
         )
-        self.tasks = backfill(self._world, self.market, self.feed, series, self.telemetry)
+        self.tasks = backfill(self._world, self.market, own, series, self.telemetry)
         self._warm = Warm(self.market, candles, clock, back_s=config.market.look_back_s)
         self.market.on_follow = self._made_ready
         self._stack.push_async_callback(self.market.close)
@@ -262,10 +292,15 @@ class Server:
         self._stack.push_async_callback(self.tokens.close)
         self._stack.push_async_callback(self._end_tasks)
         self._spawn("keys", self.keys.run())
+        if self._world.simulator is not None:
+            await self._demo_accounts()
         await self._serve()
+        if self._trades():
+            self._spawn("traders", (await self._traders()).run())
         await self.feed.start()
         self._spawn("market", self.market.run())
         self._spawn("building", self.building.run())
+        own.keep(self.market.follow)
         self._spawn("backfill", self.tasks.run())
         self._spawn("analyst", self.analyst.run())
         self._spawn("ledger", self.ledger.run())
@@ -383,24 +418,46 @@ class Server:
         self._stack.push_async_callback(ledger.close)
         return ledger, UsageLog(usage, clock, self.telemetry, self._config.models.usage_kept_s), usage
 
-    async def _demo_account(self) -> None:
-        """An account with money, and a key of it for this run."""
-        account = await self._demo_owner()
-        # The text of the last run's key is not kept, so it is of no more use.
-        for old in await self.keys.list():
-            if old.name == DEMO_KEY and old.revoked_ns is None:
-                await self.keys.revoke(old.id)
-        _, text = await self.keys.create(DEMO_KEY, account=account.id)
-        self._shown_keys.append(text)
-        postings = (Posting(ISSUANCE, KAI.name, -DEMO_MICROS), Posting(account.id, KAI.name, DEMO_MICROS))
-        await self.ledger.transfer(f"demo/{account.id}", postings, "for the demo")
+    async def _demo_accounts(self) -> None:
+        """Accounts with money and plenty of all that is traded, and a key of each for this run."""
+        for email in DEMO_EMAILS:
+            account = await self._own_account(email)
+            self._shown_keys.append(await self._own_key(account, DEMO_KEY))
+            postings = (Posting(ISSUANCE, KAI.name, -DEMO_MICROS), Posting(account.id, KAI.name, DEMO_MICROS))
+            await self.ledger.transfer(f"demo/{account.id}", postings, "for the demo")
+            await furnish(self.gateway, [account.id], self.gateway.listings)
 
-    async def _demo_owner(self) -> Account:
+    async def _own_account(self, email: str) -> Account:
         try:
-            return await self.accounts.find(DEMO_EMAIL)
+            return await self.accounts.find(email)
         except Unknown:
-            # Nobody logs in as it: its key is shown.
-            return await self.accounts.create(DEMO_EMAIL, secrets.token_hex(16))
+            # Nobody logs in as it: it is used by its key.
+            return await self.accounts.create(email, secrets.token_hex(16))
+
+    async def _own_key(self, account: Account, name: str) -> str:
+        """A key for this run. The text of the last run's is not kept, so it is of no more use."""
+        for old in await self.keys.of(account.id):
+            if old.name == name and old.revoked_ns is None:
+                await self.keys.revoke(old.id)
+        _, text = await self.keys.create(name, account=account.id)
+        return text
+
+    async def _traders(self) -> Traders:
+        """Makers and takers of ours, each with an account, through the gRPC API like anybody else."""
+        clock, chance = self._world.clock, random.Random(self._config.seed)  # noqa: S311 - not a secret
+        bots: list[Api] = []
+        for email in TRADER_EMAILS:
+            account = await self._own_account(email)
+            await furnish(self.gateway, [account.id], self.gateway.listings)
+            if self._config.tls_certificate is None:
+                bot: Api = Client(self._grpc_at, await self._own_key(account, TRADER_KEY))
+            else:
+                # It would not know whom to trust.
+                bot = Direct(self.gateway, account.id)
+            bots.append(bot)
+        anchor = self._config.exchange.anchor
+        worth: Worth = Walk(chance, clock) if anchor is None else Anchor(self.market, anchor, clock)
+        return Traders(bots[:MAKERS], bots[MAKERS:], worth, clock=clock, chance=chance, telemetry=self.telemetry)
 
     def _routes(self) -> Mapping[str, Route]:
         """The way to the model of each alias: its upstreams in their order, else the built-in narrator."""
@@ -475,13 +532,41 @@ class Server:
             # Only jitter: it must differ between servers that start together.
             chance=random.Random(),  # noqa: S311 - not a secret
             numbers=feed_numbers(config),
-            resume=last_trade(
-                series,
-                lambda key: self.market.coverage(key),  # noqa: PLW0108 - the market is made after the feed
-                self._world.clock,
-                back_s=config.feed.resume_s,
-            ),
+            resume=self._last_trade(series),
         )
+
+    def _last_trade(self, series: SqlSeries) -> Callable[[str], tuple[int | str | None, int] | None]:
+        return last_trade(
+            series,
+            lambda key: self.market.coverage(key),  # noqa: PLW0108 - the market is made after what it asks
+            self._world.clock,
+            back_s=self._config.feed.resume_s,
+        )
+
+    async def _exchange(self) -> tuple[OrderGateway, Sequencer, SqlExchange]:
+        config, clock = self._config.exchange, self._world.clock
+        store = SqlExchange(ledger_url(self._config))
+        self._stack.callback(store.close)
+        inbox = SqlInbox(ledger_url(self._config))
+        self._stack.callback(inbox.close)
+        sequencer = Sequencer(store, clock, self.telemetry, queue_max=config.queue_max, batch_max=config.batch_max)
+        self._stack.push_async_callback(sequencer.close)
+        gateway = OrderGateway(
+            sequencer,
+            store,
+            clock,
+            self.telemetry,
+            lambda: str(uuid.uuid4()),
+            open_orders_max=config.open_orders_max,
+            bulk_max=self._config.lykke.bulk_max,
+        )
+        await gateway.start()
+        if config.listings is not None:
+            await gateway.relist(listings_file.read(config.listings))
+        elif self._world.simulator is not None:
+            await gateway.relist(listings_file.demo())
+        self._spawn("exchange", gateway.run(inbox))
+        return gateway, sequencer, store
 
     async def _serve(self) -> None:
         config = self._config
@@ -509,6 +594,7 @@ class Server:
             exchanges={
                 **{name: make().exchanges for name, make in VENUES.items()},
                 interest_files.VENUE: interest_files.EXCHANGES,
+                OWN_VENUE: OWN_EXCHANGES,
             },
             tasks=self.tasks,
             bare_venue=config.hyperoru.venue,
@@ -526,6 +612,8 @@ class Server:
             news=self.news,
             tokens=self.tokens,
             agentk=config.agentk,
+            gateway=self.gateway,
+            lykke=config.lykke,
             points_shape=config.kiyotaka.shape,
             idle_s=config.kiyotaka.idle_s,
             large_trade_usd=Decimal(str(config.takashi.large_trade_usd)),
@@ -537,7 +625,11 @@ class Server:
             doors,
             dialects,
             cors_origins=config.takashi.cors_origins,
-            keyed_origins={"kiyotaka": config.kiyotaka.cors_origins, "agentk": config.agentk.cors_origins},
+            keyed_origins={
+                "kiyotaka": config.kiyotaka.cors_origins,
+                "agentk": config.agentk.cors_origins,
+                "lykke": config.lykke.cors_origins,
+            },
             checks={"store": self._store_well, "venues": self._venues_well, "server": lambda: self._failed},
             body_bytes_max=config.limits.body_bytes_max,
         )
@@ -652,6 +744,11 @@ class Server:
             waited_s += 0.05
 
     # -- running
+
+    def _trades(self) -> bool:
+        """Whether makers and takers of ours trade on our exchange."""
+        named = self._config.exchange
+        return named.makers or (self._world.simulator is not None and "makers" not in named.model_fields_set)
 
     def _on(self, venue: str) -> bool:
         named = self._config.venues.get(venue)
@@ -781,12 +878,12 @@ def billing(
     )
 
 
-def backfill(world: Outside, market: Market, feed: Feed, series: SqlSeries, telemetry: Telemetry) -> Tasks:
+def backfill(world: Outside, market: Market, outside: Venues, series: SqlSeries, telemetry: Telemetry) -> Tasks:
     """What works on backfill tasks. Raises BadConfig for an archive of a venue that has none."""
     numbers = world.config.backfill
     return Tasks(
         market=market,
-        outside=feed,
+        outside=outside,
         store=series.tasks,
         clock=world.clock,
         chance=random.Random(),  # noqa: S311 - jitter is no secret

@@ -21,7 +21,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import ClientConnection, connect
 
-from openoutcry.app import DEMO_EMAIL, DEMO_MICROS, LEDGER
+from openoutcry.app import DEMO_EMAILS, DEMO_KEY, DEMO_MICROS, LEDGER, TRADER_EMAILS, TRADER_KEY
 from openoutcry.clock import ManualClock
 from openoutcry.config import AgentkConfig, HyperoruConfig
 from openoutcry.ledger.ledger import Ledger
@@ -145,9 +145,9 @@ def test_the_published_steps_lead_to_an_answer_once_somebody_pays(running: dict[
     assert [entry["amount"] for entry in told["entries"]] == [-cost, 2_500_000]
     assert shell.told("ledger", "--check", *at) == {"balances": True, "complaints": []}
     listed = [json.loads(line) for line in shell.run("accounts", "list", "--json", *at).stdout.splitlines()]
-    assert {each["email"] for each in listed} == {DEMO_EMAIL, "dev@example.com"}
+    assert {each["email"] for each in listed} == {*DEMO_EMAILS, *TRADER_EMAILS, "dev@example.com"}
     keys = [json.loads(line) for line in shell.run("keys", "list", "--json", *at).stdout.splitlines()]
-    assert [each["name"] for each in keys] == ["demo", "my-first-bot"]
+    assert [each["name"] for each in keys if each["name"] not in {DEMO_KEY, TRADER_KEY}] == ["my-first-bot"]
     assert keys[1]["account"] == told["account_id"]
 
 
@@ -401,7 +401,7 @@ def test_a_kill_in_the_middle_of_an_answer_leaves_books_that_balance(tmp_path: P
                     if any(choice.delta.content for choice in chunk.choices):
                         process.kill()
             assert Model.spoke.is_set()
-        told = shell.told("ledger", DEMO_EMAIL, *at)
+        told = shell.told("ledger", DEMO_EMAILS[0], *at)
         held = told["held_micros"]
         assert 0 < held < DEMO_MICROS
         assert shell.told("ledger", "--check", *at) == {"balances": True, "complaints": []}
@@ -412,7 +412,7 @@ def test_a_kill_in_the_middle_of_an_answer_leaves_books_that_balance(tmp_path: P
             raw = client.chat.completions.with_raw_response.create(model="kai-fast", messages=HI, max_tokens=100)
             assert raw.parse().choices[0].message.content == "one two"
             cost = int(raw.headers["x-kai-cost-micros"])
-            told = shell.told("ledger", DEMO_EMAIL, *at)
+            told = shell.told("ledger", DEMO_EMAILS[0], *at)
             assert (told["balance_micros"], told["held_micros"]) == (DEMO_MICROS - cost, held)
             assert shell.told("ledger", "--check", *at) == {"balances": True, "complaints": []}
     with closing(SqlLedger(sqlite_url(data / LEDGER))) as store:

@@ -6,6 +6,7 @@ from openoutcry.api.agentk.rest import Agentk
 from openoutcry.api.dialect import Dialect, Doors
 from openoutcry.api.hyperoru.rest import Hyperoru
 from openoutcry.api.kiyotaka.rest import Kiyotaka
+from openoutcry.api.lykke.rest import Lykke
 from openoutcry.api.takashi.rest import Takashi
 
 DIALECTS: Mapping[str, Callable[[Doors], Dialect]] = {
@@ -13,4 +14,5 @@ DIALECTS: Mapping[str, Callable[[Doors], Dialect]] = {
     "kiyotaka": Kiyotaka,
     "hyperoru": Hyperoru,
     "agentk": Agentk,
+    "lykke": Lykke,
 }
