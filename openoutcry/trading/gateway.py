@@ -230,8 +230,7 @@ class OrderGateway:
             offset=offset,
             limit=limit,
         )
-        views = (view for trade in found for view in trade_views(trade, wallet, self.listings.pairs[trade.pair]))
-        return [view for view in views if order in {None, view.order} and buys in {None, view.buys}]
+        return [view for trade in found for view in trade_views(trade, wallet, self.listings.pairs[trade.pair])]
 
     async def public_trades(self, pair: str, offset: int = 0, limit: int = 100) -> Sequence[PublicTradeView]:
         """Newest first."""

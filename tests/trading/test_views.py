@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from openoutcry.clock import NS, ManualClock
 from openoutcry.errors import LimitExceeded
-from openoutcry.orders import Code, Command, Limit, Market, Move, Relist, Trade
+from openoutcry.orders import Cancel, Code, Command, Limit, Market, Move, Relist, Trade
 from openoutcry.stores.exchange import SqlExchange
 from openoutcry.stores.sql import sqlite_url
 from openoutcry.telemetry import Telemetry
@@ -292,6 +292,27 @@ async def test_levels_are_summed_and_told_where_they_changed(exchange: World) ->
     assert len(heard) == 2
 
 
+async def test_what_comes_and_goes_in_one_commit_is_not_told(exchange: World) -> None:
+    heard: list[Any] = []
+    exchange.views.follow_books([], heard.append)
+    exchange.views.follow_prices([], heard.append)
+    exchange.views.follow_balances("b", heard.append)
+    with capture_logs() as logs:
+        await exchange.batch(Limit("short", "b", "BTCUSD", True, 5, 101), Cancel("b", "short"))
+    assert (heard, logs) == ([], [])
+
+
+async def test_prices_are_told_where_the_best_changed(exchange: World) -> None:
+    heard: list[PriceView] = []
+    first, _ = exchange.views.follow_prices(["BTCUSD"], heard.append)
+    assert first == [PriceView("BTCUSD", Decimal(1), Decimal("1.02"), START_NS)]
+    await exchange.clock.advance(1)
+    await exchange.batch(Limit("low", "b", "BTCUSD", True, 5, 99), Limit("same", "b", "BTCUSD", True, 5, 100))
+    assert heard == []
+    await exchange.batch(Cancel("a", "ask"))
+    assert heard == [PriceView("BTCUSD", Decimal(1), None, START_NS + NS)]
+
+
 async def test_trades_of_one_command_are_told_together_and_to_those_who_took_part(exchange: World) -> None:
     await exchange.batch(Limit("more", "a", "BTCUSD", False, 20, 103))
     heard: dict[str, list[Sequence[TradeView]]] = defaultdict(list)
@@ -351,8 +372,9 @@ async def test_who_leaves_or_joins_while_others_are_told_hears_no_half(exchange:
 
     views.follow_books([], ends_the_other)
     _, stop = views.follow_books([], heard.append)
-    await exchange.batch(Limit("better", "b", "BTCUSD", True, 5, 101))
-    assert (heard, late) == ([], [])
+    with capture_logs() as logs:
+        await exchange.batch(Limit("better", "b", "BTCUSD", True, 5, 101))
+    assert (heard, late, logs) == ([], [], [])
     assert firsts[0][0].bids[0] == (Decimal("1.01"), Decimal("0.005"))
 
 
