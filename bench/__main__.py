@@ -18,6 +18,7 @@ PARTS = (
     "fanout",
     "streams",
     "points",
+    "orders_grpc",
     "upstreams",
     "relay",
     "memory",

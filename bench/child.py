@@ -26,7 +26,7 @@ from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.utils import accept_key
 
-from bench import points_server
+from bench import orders_server, points_server
 from openoutcry.accounts.keys import Keys
 from openoutcry.api.admission import Admission
 from openoutcry.api.asgi import HttpServer, application
@@ -392,6 +392,8 @@ SERVERS: Mapping[tuple[str, str], Callable[[], Server]] = {
     ("points", "bare"): points_server.Bare,
     ("points", "grpclib"): points_server.Grpclib,
     ("points-rest", "ours"): lambda: points_server.Ours(rest=True),
+    ("orders", "ours"): orders_server.Ours,
+    ("orders", "bare"): orders_server.Bare,
     ("streams", "ours"): lambda: _streams().Ours(),
     ("ohlcv", "ours"): lambda: _streams().Ours(),
     ("ohlcv", "bare"): lambda: _streams().bare(),
