@@ -49,9 +49,6 @@ def _exact(text: str) -> Decimal | None:
     number = Decimal(text)
     if not number:
         return Decimal(0)
-    # Before it is written out: a few characters of exponent are a number of a thousand digits.
-    if not -DIGITS_MAX <= number.adjusted() < DIGITS_MAX:
-        return None
     told = plain(number)
     return Decimal(told) if len(told.lstrip("-0").replace(".", "")) <= DIGITS_MAX else None
 
