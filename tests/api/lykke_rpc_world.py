@@ -143,11 +143,12 @@ class Floor:
     """The exchange with its real parts, an account for each trader, and the server."""
 
     def __init__(self, folder: Path, tls: tuple[bytes, bytes] | None = None, **config: Any) -> None:
-        stalled_s = config.pop("stalled_s", STALLED_S_MAX)
+        stalled_s, url = config.pop("stalled_s", STALLED_S_MAX), config.pop("url", None)
+        limits = config.pop("limits", {})
         self.clock = ManualClock(NOW_NS)
-        world = World(clock=self.clock)
+        world = World(clock=self.clock, **limits)
         self.telemetry = world.telemetry
-        self.store = SqlExchange(sqlite_url(folder / "ledger.sqlite3"))
+        self.store = SqlExchange(url or sqlite_url(folder / "ledger.sqlite3"))
         self.sequencer = Sequencer(self.store, self.clock, self.telemetry)
         numbers = itertools.count(1)
         self.gateway = OrderGateway(

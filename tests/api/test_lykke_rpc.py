@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from sqlalchemy import URL
 
 from openoutcry.api.lykke import contract, names
 from openoutcry.api.lykke.rpc import services
@@ -570,6 +571,46 @@ async def test_deposits_and_withdrawals(at: Floor) -> None:
     for wrong in ({"offset": -1}, {"take": 1_001}):
         call = ann.ask("GetOperationsHistory", private("GetOperationsHistoryRequest", **wrong))
         assert (await refused(call))[0] is Status.INVALID_ARGUMENT
+
+
+async def test_ids_that_no_order_has_and_operations_on_each_database(tmp_path: Path, books_url: URL) -> None:
+    async with floor(tmp_path, url=books_url) as at:
+        ann, bob = await at.trader("ann", USD="100", BTC="1"), await at.trader("bob", USD="1000", BTC="2")
+        await ann.placed("sell", "1", "10")
+        await bob.market("buy", "1")
+        await at.gateway.move("out", ann.account, "USD", Decimal(-110))  # type: ignore[attr-defined]
+        told = (await ann.ask("GetOperationsHistory", private("GetOperationsHistoryRequest"))).operations
+        assert [(each.type, each.assetId, each.totalVolume) for each in told] == [
+            ("withdrawal", "USD", "110"),
+            ("deposit", "BTC", "1"),
+            ("deposit", "USD", "100"),
+        ]
+        for id_ in ("a\0b", "é", "x" * 100_000):
+            assert not (await ann.ask("GetOrder", private("OrderRequest", orderId=id_))).ListFields()
+            fails(await ann.ask("CancelOrder", private("CancelOrderRequest", orderId=id_)), 2009)
+            bulk = private(
+                "BulkLimitOrderRequest", assetPairId="BTCUSD", orders=[{"volume": "1", "price": "1", "oldId": id_}]
+            )
+            (status,) = succeeds(await ann.ask("PlaceBulkLimitOrder", bulk)).statuses
+            assert status.error == 2016
+
+
+async def test_callers_without_a_key_are_limited_by_their_address(tmp_path: Path) -> None:
+    async with floor(tmp_path, limits={"requests_per_s": 0.1, "burst": 3, "loopback": True}) as at:
+        stranger, ann = at.stranger(), await at.trader("ann", USD="1")
+        assert len(succeeds(await stranger.tell("GetAssets"))) == 3
+        assert (await refused(Client(stranger.channel, "guessed").ask("GetBalances")))[0] is Status.UNAUTHENTICATED
+        assert await stranger.tell("GetPriceUpdates", public("PriceUpdatesRequest")).read()
+        for call in (
+            stranger.tell("GetAssets"),
+            stranger.monitoring.IsAlive(stubs().isalive.IsAliveRequest()),
+            stranger.tell("GetPriceUpdates", public("PriceUpdatesRequest")).read(),
+            Client(stranger.channel, "guessed").ask("GetBalances"),
+        ):
+            assert (await refused(call))[0] is Status.RESOURCE_EXHAUSTED
+        # A good key's are not.
+        for _ in range(10):
+            succeeds(await ann.ask("GetBalances"))
 
 
 # -- errors
