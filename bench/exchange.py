@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -132,7 +133,7 @@ class Mix:
 
     def id(self) -> str:
         self.orders += 1
-        return f"{self.orders:032x}"
+        return str(uuid.UUID(int=self.chance.getrandbits(128)))
 
     def lots(self) -> int:
         return self.chance.randrange(10**5, 10**7)

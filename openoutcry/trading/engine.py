@@ -53,6 +53,7 @@ class Engine:
         self.orders: dict[str, Order] = {}
         self.moved: set[Purse] = set()
         self._purses: dict[tuple[str, str], Purse] = {}
+        self._work = _Work()
         self.listings = listings
         self.relist(listings)
 
@@ -111,7 +112,8 @@ class Engine:
 
     def obey(self, number: int, at_ns: int, command: Command) -> Outcome:
         """Do the command that has this number; numbers only grow."""
-        work = _Work(number, at_ns)
+        work = self._work
+        work.begin(number, at_ns)
         kind = type(command)
         if kind is Bulk:
             return self._bulk(work, command)  # type: ignore[arg-type]
@@ -157,7 +159,8 @@ class Engine:
             return Code.TOO_HIGH_PRICE_DEVIATION
         if own.count >= SIDE_ORDERS_MAX:
             return Code.RUNTIME
-        purse = self.purse(wallet, pair.quote if buys else pair.base)
+        gives = pair.quote if buys else pair.base
+        purse = self._purses.get((wallet, gives)) or self.purse(wallet, gives)
         free = purse.total - purse.held
         needed = value if buys else lots
         if free < needed:
@@ -408,11 +411,15 @@ class Engine:
 
 
 class _Work:
-    """One command under way."""
+    """The command under way: there is one of these, which is cheaper than one a command."""
 
     __slots__ = ("_places", "at_ns", "changes", "number", "trades")
 
-    def __init__(self, number: int, at_ns: int) -> None:
+    def __init__(self) -> None:
+        self.begin(0, 0)
+
+    def begin(self, number: int, at_ns: int) -> None:
+        """From now on it is this one."""
         self.number = number
         self.at_ns = at_ns
         self.changes: list[Change] = []
