@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -20,6 +20,7 @@ from openoutcry.api.lykke.rest import Lykke
 from openoutcry.errors import LimitExceeded, Refusal, Unavailable
 from openoutcry.orders import Code
 from openoutcry.trading.risk import Rejected
+from openoutcry.trading.views import TradeView
 from tests.api.conftest import NOW_NS
 from tests.api.lykke_world import LISTINGS, Floor, floor
 
@@ -451,35 +452,76 @@ async def test_a_bulk_is_bounded(made: Floor) -> None:
 
 
 class Faulty:
-    """An exchange that says one thing whatever it is asked."""
+    """An exchange that says one thing whatever it is asked, and has these trades of any order."""
 
-    def __init__(self, says: Exception) -> None:
+    def __init__(self, says: Exception, trades: Sequence[TradeView] = ()) -> None:
         self.says = says
         self.listings = LISTINGS
+        self.kept = trades
 
     async def limit(self, *_: Any, **__: Any) -> str:
         raise self.says
+
+    async def order(self, *_: Any) -> None:
+        raise self.says
+
+    async def cancel(self, *_: Any) -> None:
+        raise self.says
+
+    async def trades(self, wallet: str, *, order: str, offset: int, limit: int) -> Sequence[TradeView]:
+        if not self.kept:
+            raise self.says
+        assert wallet
+        assert order == UNKNOWN
+        return self.kept[offset : offset + limit]
+
+
+@asynccontextmanager
+async def before(made: Floor, gateway: Any) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a server before that exchange."""
+    changed = replace(made.doors, gateway=gateway)
+    server = HttpServer(application(changed, [Lykke(changed)]), "127.0.0.1", 0)
+    url, headers = f"http://{await server.start()}/api", {"authorization": f"Bearer {made.key}"}
+    http = httpx2.AsyncClient(trust_env=False, headers=headers, base_url=url)
+    try:
+        yield http
+    finally:
+        await http.aclose()
+        await server.stop()
 
 
 @asynccontextmanager
 async def faulty(made: Floor) -> AsyncIterator[Callable[[Exception], Awaitable[httpx2.Response]]]:
     """What is answered to a limit order where the exchange fails like that."""
-    gateway: Any = Faulty(RuntimeError())
-    changed = replace(made.doors, gateway=gateway)
-    server = HttpServer(application(changed, [Lykke(changed)]), "127.0.0.1", 0)
-    url = f"http://{await server.start()}/api/orders/limit"
-    headers = {"authorization": f"Bearer {made.key}"}
-    http = httpx2.AsyncClient(trust_env=False, headers=headers)
+    gateway = Faulty(RuntimeError())
+    async with before(made, gateway) as http:
 
-    async def ask(says: Exception) -> httpx2.Response:
-        gateway.says = says
-        return await http.post(url, json={"assetPairId": "BTCUSD", "volume": 1, "price": 1})
+        async def ask(says: Exception) -> httpx2.Response:
+            gateway.says = says
+            return await http.post("/orders/limit", json={"assetPairId": "BTCUSD", "volume": 1, "price": 1})
 
-    try:
         yield ask
-    finally:
-        await http.aclose()
-        await server.stop()
+
+
+async def test_no_store_is_asked_for_an_id_that_no_order_has(made: Floor) -> None:
+    """Some databases fail at such a text."""
+    async with before(made, Faulty(RuntimeError("it was asked"))) as http:
+        for id_, field in (("%00", "\x00"), ("x" * 101, "x" * 101), ("%C3%A9", "\u00e9")):
+            answer = (await http.get(f"/orders/{id_}")).json()
+            assert answer["error"] == {"code": 1100, "message": "Order not found", "fields": {field: "Order not found"}}
+            assert (await http.delete(f"/orders/{id_}")).json()["error"]["code"] == 2009
+            assert (await http.get(f"/trades/order/{id_}")).json() == {"payload": [], "error": None}
+
+
+async def test_all_trades_of_an_order_are_told(made: Floor) -> None:
+    one, cent = Decimal(1), Decimal("0.01")
+    trades = [
+        TradeView(f"{n}", n, "BTCUSD", UNKNOWN, True, True, one, one, cent, "BTC", "USD", None, "BTC")
+        for n in range(2_500)
+    ]
+    async with before(made, Faulty(RuntimeError(), trades)) as http:
+        told = (await http.get(f"/trades/order/{UNKNOWN}")).json()["payload"]
+    assert [row["id"] for row in told] == [f"{n}" for n in range(2_500)]
 
 
 async def test_every_code_of_the_exchange_is_answered_with_its_number(made: Floor) -> None:
