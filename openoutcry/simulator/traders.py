@@ -22,7 +22,7 @@ from openoutcry.money import AMOUNT_MAX
 from openoutcry.orders import CancelMode, Code
 from openoutcry.telemetry import Telemetry
 from openoutcry.trading.gateway import OrderGateway, Placed, Rejected, Wanted
-from openoutcry.trading.listings import Listings
+from openoutcry.trading.listings import Asset, Listings
 from openoutcry.venues.venue import Feed
 
 # What a coin is worth where nobody says: where walks begin, and how much of it is plenty.
@@ -424,16 +424,22 @@ class _Counter(Protocol):
 
 async def furnish(gateway: OrderGateway, accounts: Collection[str], listings: Listings) -> None:
     """Give each account plenty of every asset. Twice does it once."""
-    for account in accounts:
-        for asset in listings.assets.values():
-            most = asset.amount(FURNISHED_MAX)
-            amount = min(PLENTY / _value(asset.symbol), most).quantize(ONE.scaleb(-asset.accuracy), ROUND_FLOOR)
-            try:
-                await gateway.move(f"furnish/{account}/{asset.id}", account, asset.id, amount)
-            except Rejected as e:
-                # It was given another plenty, by another version.
-                if e.code is not Code.DUPLICATE:
-                    raise
+    # All at once, so that they are written together.
+    async with asyncio.TaskGroup() as tasks:
+        for account in accounts:
+            for asset in listings.assets.values():
+                tasks.create_task(_give(gateway, account, asset))
+
+
+async def _give(gateway: OrderGateway, account: str, asset: Asset) -> None:
+    most = asset.amount(FURNISHED_MAX)
+    amount = min(PLENTY / _value(asset.symbol), most).quantize(ONE.scaleb(-asset.accuracy), ROUND_FLOOR)
+    try:
+        await gateway.move(f"furnish/{account}/{asset.id}", account, asset.id, amount)
+    except Rejected as e:
+        # It was given another plenty, by another version.
+        if e.code is not Code.DUPLICATE:
+            raise
 
 
 def _nearest(pair: Traded, listed: Iterable[Instrument]) -> Instrument | None:
