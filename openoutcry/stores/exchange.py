@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Select,
     delete,
+    event,
     insert,
     make_url,
     select,
@@ -34,6 +35,9 @@ from openoutcry.trading.listings import Listings, Pair
 from openoutcry.trading.store import Held, Kept, Numbered, Snapshot, Written
 
 BUSY_S = 30.0
+# SQLite's pages in memory, and those (4 kB each) that its log holds before they are copied into the file.
+CACHE_KB = 64 * 1_024
+LOG_PAGES = 8_192
 # Rows of the log in one question: each holds up to a batch of commands.
 LOG_ROWS_MAX = 100
 ASKED_MAX = 1_000
@@ -68,6 +72,9 @@ class SqlExchange:
         # does not wait for who writes.
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._engine = opened(make_url(url), busy_s, LEDGER, WHAT)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _roomy)
+            self._engine.dispose()  # what is open already was not told
         self._writer = self._engine.execution_options(writing=True)
         self._pairs: Mapping[str, Pair] = {}
 
@@ -281,6 +288,14 @@ class SqlExchange:
     def _rows(self, asked: Select[Any]) -> Sequence[Any]:
         with self._reading, refusing(WHAT), self._engine.begin() as connection:
             return connection.execute(asked).all()
+
+
+def _roomy(connection: Any, _record: Any) -> None:
+    """A batch touches pages all over the file: they stay in memory, and are copied into it less often."""
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+    cursor.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    cursor.close()
 
 
 def _legs(transfer: str, trade: Trade, pair: Pair) -> Iterator[_Moved]:

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,8 +31,9 @@ from openoutcry.orders import (
     Status,
     Trade,
 )
-from openoutcry.stores.exchange import SqlExchange
+from openoutcry.stores.exchange import CACHE_KB, LOG_PAGES, SqlExchange
 from openoutcry.stores.ledger import SqlLedger
+from openoutcry.stores.sql import sqlite_url
 from openoutcry.telemetry import Telemetry
 from openoutcry.trading.engine import FEES
 from openoutcry.trading.sequencer import Sequencer, engine_of, replayed
@@ -363,6 +365,20 @@ def test_a_batch_is_written_whole_or_not_at_all(
 def _with(change: Change, *, place: int) -> Change:
     values = {name: getattr(change, name) for name in Change.__struct_fields__}
     return Change(**values | {"place": place})
+
+
+class Told(SqlExchange):
+    """Says how SQLite works for it."""
+
+    def pragmas(self, *names: str) -> list[Any]:
+        with self._writer.begin() as connection:
+            return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+
+
+def test_sqlite_has_room_and_still_waits_for_the_disk(tmp_path: Path) -> None:
+    with closing(Told(sqlite_url(tmp_path / "ledger.sqlite3"))) as store:
+        told = store.pragmas("journal_mode", "synchronous", "cache_size", "wal_autocheckpoint")
+        assert told == ["wal", 2, -CACHE_KB, LOG_PAGES]
 
 
 def test_what_is_under_way_in_postgresql_ends_before_it_is_read_again(postgres_url: str) -> None:
