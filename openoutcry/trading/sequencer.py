@@ -246,7 +246,7 @@ class Sequencer:
                 await self._clock.sleep(RELOAD_S)
             try:
                 kept, since = await self._in_thread(lambda: (self._store.load(), list(self._store.log(self._number))))
-                self._ours(since)
+                self._ours(kept, since)
                 number = self._number
                 self._take(kept)
             except Exception as e:  # whatever it was: it is tried again, and whoever waits is told
@@ -258,8 +258,10 @@ class Sequencer:
             return True
         return False
 
-    def _ours(self, since: Sequence[Numbered]) -> None:
-        """Raises Unavailable where the log goes on from what is known here with what is not ours: all that we say would be wrong."""
+    def _ours(self, kept: Kept, since: Sequence[Numbered]) -> None:
+        """Raises Unavailable where the log does not go on from what is known here, or not with ours: all that we say would be wrong."""
+        if kept.number < self._number:
+            raise Unavailable("exchange", "the store lost what it had: stop, and look for what is missing")
         if since and (self._doubtful is None or since != self._doubtful.logged):
             raise Unavailable(
                 "exchange", "another process writes to this exchange: stop one, and start the other again"

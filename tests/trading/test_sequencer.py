@@ -511,6 +511,22 @@ async def test_who_was_overtaken_by_another_writer_writes_no_more(opens: Open, b
         await desk.sequencer.close()
 
 
+async def test_a_store_that_went_back_is_not_followed(opens: Open, books_url: URL) -> None:
+    """What was answered would be lost without a word."""
+    store = opens(Failing)
+    desk = await Desk(store, ManualClock()).begin()
+    await desk.asks(sells("s1"))
+    engine = create_engine(books_url)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM exchange_log WHERE first = 4"))
+    engine.dispose()
+    store.before = 1
+    for id_ in ("s2", "s3"):
+        assert refusals(await desk.asks_in_time(sells(id_))) == [Code.RUNTIME]
+    assert list(store.log(3)) == []
+    await desk.sequencer.close()
+
+
 # -- after a restart
 
 
