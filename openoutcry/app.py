@@ -296,7 +296,7 @@ class Server:
             await self._demo_accounts()
         await self._serve()
         if self._trades():
-            self._spawn("traders", (await self._traders()).run())
+            self._spawn("traders", self._trade())
         await self.feed.start()
         self._spawn("market", self.market.run())
         self._spawn("building", self.building.run())
@@ -442,22 +442,21 @@ class Server:
         _, text = await self.keys.create(name, account=account.id)
         return text
 
-    async def _traders(self) -> Traders:
-        """Makers and takers of ours, each with an account, through the gRPC API like anybody else."""
+    async def _trade(self) -> None:
+        """Makers and takers of ours, each with an account, trade through the gRPC API like anybody else."""
         clock, chance = self._world.clock, random.Random(self._config.seed)  # noqa: S311 - not a secret
-        bots: list[Api] = []
-        for email in TRADER_EMAILS:
-            account = await self._own_account(email)
-            await furnish(self.gateway, [account.id], self.gateway.listings)
-            if self._config.tls_certificate is None:
-                bot: Api = Client(self._grpc_at, await self._own_key(account, TRADER_KEY))
-            else:
-                # It would not know whom to trust.
-                bot = Direct(self.gateway, account.id)
-            bots.append(bot)
+        bots = [await self._trader(email) for email in TRADER_EMAILS]
         anchor = self._config.exchange.anchor
         worth: Worth = Walk(chance, clock) if anchor is None else Anchor(self.market, anchor, clock)
-        return Traders(bots[:MAKERS], bots[MAKERS:], worth, clock=clock, chance=chance, telemetry=self.telemetry)
+        await Traders(bots[:MAKERS], bots[MAKERS:], worth, clock=clock, chance=chance, telemetry=self.telemetry).run()
+
+    async def _trader(self, email: str) -> Api:
+        account = await self._own_account(email)
+        await furnish(self.gateway, [account.id], self.gateway.listings)
+        if self._config.tls_certificate is not None:
+            # A client of ours would not know whom to trust.
+            return Direct(self.gateway, account.id)
+        return Client(self._grpc_at, await self._own_key(account, TRADER_KEY))
 
     def _routes(self) -> Mapping[str, Route]:
         """The way to the model of each alias: its upstreams in their order, else the built-in narrator."""

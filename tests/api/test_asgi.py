@@ -49,6 +49,8 @@ async def test_every_published_path_is_described_with_its_refusals(served: Any) 
         "AI",
         "Candles and streams",
         "News and tokens",
+        "Lykke, public",
+        "Lykke, private",
         "Operations",
     ]
     for path, tag in PUBLISHED_PATHS.items():
