@@ -2,7 +2,8 @@
 
 The mix is that of exchange-core's tests: 9 % limit orders, 3 % market orders, 6 % cancels, and 82 % that take the place of a
 resting order, around 1,000 that rest. The floor of the engine is a bare book of integers, a dict of deques, fed the same
-orders: no ids, wallets, fees or events. The floor of what is durable is one row a command over the plain driver, in
+orders: no ids, wallets, fees or events. (Elsewhere: dyn4mik3's OrderBook, a Python book without wallets, takes 183,000 limit
+orders a second on such a machine.) The floor of what is durable is one row a command over the plain driver, in
 transactions as large as there are callers, with the same durability. Durable rows end with milliseconds of waiting; in
 those fewer are better.
 """
