@@ -6,7 +6,6 @@
 import asyncio
 import random
 import secrets
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -106,6 +105,7 @@ from openoutcry.stores.usage import SqlUsage
 from openoutcry.telemetry import Telemetry
 from openoutcry.trading import listings_file
 from openoutcry.trading.gateway import OrderGateway
+from openoutcry.trading.ids import time_ordered
 from openoutcry.trading.sequencer import Sequencer
 from openoutcry.trading.venue import EXCHANGES as OWN_EXCHANGES
 from openoutcry.trading.venue import VENUE as OWN_VENUE
@@ -555,7 +555,7 @@ class Server:
             store,
             clock,
             self.telemetry,
-            lambda: str(uuid.uuid4()),
+            lambda: time_ordered(clock.now_ns(), secrets.token_bytes),
             open_orders_max=config.open_orders_max,
             bulk_max=self._config.lykke.bulk_max,
         )

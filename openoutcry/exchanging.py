@@ -1,7 +1,7 @@
 """The exchange from the command line: asked of the server that has the data folder, or worked here where none has it."""
 
 import asyncio
-import uuid
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -14,6 +14,7 @@ from openoutcry.stores.exchange_inbox import SqlInbox
 from openoutcry.stores.folder import DataFolder
 from openoutcry.telemetry import Telemetry
 from openoutcry.trading.gateway import OrderGateway
+from openoutcry.trading.ids import time_ordered
 from openoutcry.trading.inbox import Answer, Asked, Letter
 from openoutcry.trading.listings import Listings
 from openoutcry.trading.sequencer import Sequencer, replayed
@@ -82,7 +83,9 @@ async def _worked(config: Config, clock: Clock) -> AsyncIterator[OrderGateway]:
     store = SqlExchange(ledger_url(config))
     try:
         sequencer = Sequencer(store, clock, telemetry)
-        gateway = OrderGateway(sequencer, store, clock, telemetry, lambda: str(uuid.uuid4()))
+        gateway = OrderGateway(
+            sequencer, store, clock, telemetry, lambda: time_ordered(clock.now_ns(), secrets.token_bytes)
+        )
         try:
             await gateway.start()
             yield gateway
