@@ -147,8 +147,8 @@ def test_the_published_steps_lead_to_an_answer_once_somebody_pays(running: dict[
     listed = [json.loads(line) for line in shell.run("accounts", "list", "--json", *at).stdout.splitlines()]
     assert {each["email"] for each in listed} == {*DEMO_EMAILS, *TRADER_EMAILS, "dev@example.com"}
     keys = [json.loads(line) for line in shell.run("keys", "list", "--json", *at).stdout.splitlines()]
-    assert [each["name"] for each in keys if each["name"] not in {DEMO_KEY, TRADER_KEY}] == ["my-first-bot"]
-    assert keys[1]["account"] == told["account_id"]
+    (mine,) = (each for each in keys if each["name"] not in {DEMO_KEY, TRADER_KEY})
+    assert (mine["name"], mine["account"]) == ("my-first-bot", told["account_id"])
 
 
 # The openai package

@@ -150,15 +150,17 @@ async def test_a_pepper_from_the_settings_leaves_no_file(tmp_path: Path) -> None
 
 def test_keys_are_changed_while_a_demo_runs_on_the_folder(tmp_path: Path) -> None:
     at = ("--data", str(tmp_path))
-    with demo(*at) as ready:
+    config = tmp_path / "openoutcry.toml"
+    config.write_text("[exchange]\nmakers = false\n")  # they have keys of their own
+    with demo(*at, "--config", str(config)) as ready:
         made = json.loads(run("keys", "create", "bot", "--json", *at).stdout)
         listed = [json.loads(line) for line in run("keys", "list", "--json", *at).stdout.splitlines()]
         assert [(each["name"], each["prefix"]) for each in listed] == [
-            ("demo", ready["keys"][0][:12]),
+            *(("demo", key[:12]) for key in ready["keys"]),
             ("bot", made["prefix"]),
         ]
-        told(ready, "openoutcry_keys 2.0")
-        for id_ in (listed[0]["id"], made["id"]):
+        told(ready, "openoutcry_keys 3.0")
+        for id_ in (listed[0]["id"], listed[1]["id"], made["id"]):
             assert run("keys", "revoke", id_, *at).returncode == 0
         told(ready, "openoutcry_keys 0.0")
 

@@ -344,9 +344,16 @@ def _read(connection: Connection, commands: Sequence[Moving], now_ns: int) -> tu
         holds = _holds_of(connection, named)
         if not keys >= _touched(commands, holds):
             raise _MetAnotherError
-    moved = sorted({command.id for command in commands if isinstance(command, Transfer)})
-    touched = {key: found.get(key, Balance()) for key in keys}
-    return Books(_transfers_of(connection, moved), holds, touched, now_ns), found
+    moved = _transfers_of(connection, sorted({c.id for c in commands if isinstance(c, Transfer)}))
+    new = sorted(keys - found.keys())
+    if new and connection.dialect.name == "postgresql":
+        # What is not there cannot be locked: whoever made it meanwhile may have been seen in part.
+        asked = {"owners": sorted({key.owner for key in new}), "assets": assets}
+        if any(
+            BalanceKey(row.owner, row.asset) in keys - found.keys() for row in connection.execute(_BALANCES_OF, asked)
+        ):
+            raise _MetAnotherError
+    return Books(moved, holds, {key: found.get(key, Balance()) for key in keys}, now_ns), found
 
 
 def _touched(commands: Sequence[Moving], known: Mapping[str, HoldRecord]) -> set[BalanceKey]:
