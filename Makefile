@@ -34,7 +34,7 @@ check: $(READY)  ## ruff, mypy strict, import contracts
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 test: check  ## all checks and all tests
-	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(READY)  ## tables of ratios: ours beside a floor, in the same run (ARGS="decode candles")
 	@$(BIN)/python -m bench $(ARGS)

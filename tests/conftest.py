@@ -19,6 +19,22 @@ from tests.llm.llamacpp import llamacpp
 __all__ = ["llamacpp"]
 
 _numbers = itertools.count()
+# Files that take longest: begun first, so that no worker is left with one of them when the others are done.
+LONG = (
+    "test_whole",
+    "test_backfill_crash",
+    "test_crash",
+    "test_demo",
+    "test_commands",
+    "test_agentk_demo",
+    "test_chat_crash",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, the others in their order."""
+    order = {name: n for n, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")
