@@ -141,6 +141,10 @@ class MemoryMarket(Market):
         del instrument, interval_s, side
         return self._closed[-limit:], self._forming
 
+    def unsure_ns(self, instrument: str, interval_s: int) -> int | None:
+        del instrument, interval_s
+        return self._forming.open_ns
+
 
 def _instrument() -> Instrument:
     one = Decimal(1)
